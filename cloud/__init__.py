@@ -1,0 +1,1 @@
+"""What runs in the data centre: candidate generators, training and the gateway."""

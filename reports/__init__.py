@@ -1,0 +1,1 @@
+"""Reads run folders: statistics, tables, figures and the page."""

@@ -1,0 +1,1 @@
+"""Interactions: readers, filters, splits, the leakage audit and the synthetic source."""
