@@ -53,7 +53,7 @@ class Draws:
         u = self.uniform(2 * n, stream)
         return np.sqrt(-2.0 * np.log1p(-u[:, :n])) * np.cos(2.0 * np.pi * u[:, n:])
 
-    def __getitem__(self, rows: ArrayLike) -> "Draws":
+    def __getitem__(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "Draws":
         return Draws(self.keys[rows])
 
 

@@ -1,0 +1,272 @@
+"""The one door between devices and cloud: bytes in, bytes out; the only writer of the ledger."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.generator import CandidateGenerator, Generated
+from cloud.ledger import Ledger
+from device.errors import ConfigError, ContractError
+from device.fleet import needed
+from device.messages import Codec, Replies, decode_requests, encode_replies
+from device.model import Items
+from device.row_cache import RowCache
+from device.seeds import Draws, draws
+
+Floats = NDArray[np.float64]
+
+
+class Carried(Protocol):
+    """What became of B messages."""
+
+    @property
+    def arrive_at(self) -> Floats:
+        """[B] virtual seconds; inf = lost."""
+        ...
+
+    @property
+    def attempts(self) -> NDArray[np.int64]:
+        """[B] attempts made."""
+        ...
+
+    @property
+    def attempt_lost(self) -> NDArray[np.bool_]:
+        """[B, A] which of them were lost."""
+        ...
+
+
+class Carrier(Protocol):
+    """The link of one tier in virtual time; see `simulation.network`."""
+
+    def send(self, nbytes: NDArray[np.int64], at: Floats, *, up: bool, draws: Draws, devices: Draws) -> Carried:
+        """Carry B messages of nbytes [B], sent at `at` [B]."""
+        ...
+
+    @property
+    def give_up_s(self) -> float:
+        """Seconds after which a sender of a lost message is free to send another."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Item embeddings as they are streamed: int8 with one float32 scale per item."""
+
+    codes: NDArray[np.int8]  # [n_items + 1, d]
+    scale: NDArray[np.float32]  # [n_items + 1]
+
+    @classmethod
+    def of(cls, table: NDArray[np.generic]) -> "Rows":
+        """Quantise a table [n_items + 1, d]: the largest magnitude of a row becomes 127."""
+        values = np.asarray(table, np.float32)
+        scale = np.maximum(np.abs(values).max(1), np.float32(1e-12)) / np.float32(127)
+        return cls(np.rint(values / scale[:, None]).astype(np.int8), scale)
+
+    def table(self) -> NDArray[np.float32]:
+        """[n_items + 1, d] float32: what a device reads from the rows it received."""
+        return self.codes * self.scale[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the cloud offers to one fleet under one policy.
+
+    Args:
+        generator: makes the lists.
+        pool: candidates per list.
+        codec: of ids and scores.
+        gflops: declared speed of the cloud in 10^9 floating-point operations per second and request.
+        seconds: declared seconds per request instead of the generator's own cost (e.g. a published latency).
+        carriers: one link per tier.
+        tier: [D] tier of each device.
+        rows: per tier, streamed item embeddings; None = the item table is resident.
+        cache_rows: capacity of the devices' row caches.
+        seed: of the experiment.
+    """
+
+    generator: CandidateGenerator
+    pool: int
+    codec: Codec
+    gflops: float
+    seconds: float | None
+    carriers: Sequence[Carrier]
+    tier: NDArray[np.int64]
+    rows: Sequence[Rows | None]
+    cache_rows: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What reaches B devices after one exchange, with the times the simulator keeps for them."""
+
+    device: NDArray[np.int64]  # [B]
+    bodies: list[bytes]  # encoded replies; b"" where none arrives
+    usable_at: Floats  # [B]; inf where none arrives
+    free_at: Floats  # [B] the device may ask again
+
+
+class Gateway:
+    """Serves devices 0..D-1; remembers for each what it was last told.
+
+    Args:
+        service: what is offered.
+        histories: [D, L] items the cloud knows at the start (all before the replay).
+        ledger: the book; nobody else writes it.
+    """
+
+    def __init__(self, service: Service, histories: Items, ledger: Ledger) -> None:
+        self.service, self.ledger = service, ledger
+        self.told = histories.copy()
+        self.told_step = np.zeros(len(histories), np.int64)
+        streamed = any(rows is not None for rows in service.rows)
+        self.cache = RowCache(len(histories), service.cache_rows) if streamed else None
+        self.sent_rows: Items | None = None
+        self.sent_step = np.full(len(histories), -1, np.int64)
+
+    def install(self, model_bytes: Sequence[int], at: Floats) -> Delivery:
+        """First installation: each tier's model (model_bytes [tiers]) and a first list, at times [D], never lost."""
+        device = np.arange(len(self.told))
+        nbytes = np.asarray(model_bytes, np.int64)[self.service.tier]
+        self.ledger.write("down", "install", device=device, at=at, nbytes=nbytes)
+        bodies, _ = self._replies(device, np.zeros(len(device), np.int64))
+        self.ledger.write("down", "first_list", device=device, at=at, nbytes=sizes(bodies))
+        return Delivery(device, bodies, at.copy(), np.full(len(device), -np.inf))
+
+    def answer(self, bodies: Sequence[bytes], at: Floats) -> Delivery:
+        """Answer encoded requests sent at `at` [B]; the order of arrival does not matter."""
+        requests = decode_requests(bodies, width=self.told.shape[1])
+        order = np.argsort(requests.device, kind="stable")
+        device, step, at = requests.device[order], requests.step[order], at[order]
+        nbytes = sizes(bodies)[order]
+        arrived = self._carry(device, step, nbytes, at, up=True, kind="request")
+        usable, out = np.full(len(device), np.inf), [b""] * len(device)
+        here = np.flatnonzero(np.isfinite(arrived))
+        if len(here):
+            self._learn(device[here], step[here], requests.items[order][here], requests.received[order][here])
+            replies, seconds = self._replies(device[here], step[here])
+            ready = arrived[here] + seconds
+            usable[here] = self._carry(device[here], step[here], sizes(replies), ready, up=False, kind="candidates")
+            for row, body in zip(here, replies, strict=True):
+                out[row] = body if np.isfinite(usable[row]) else b""
+        give_up = np.array([c.give_up_s for c in self.service.carriers])[self.service.tier[device]]
+        return Delivery(device, out, usable, np.where(np.isfinite(usable), usable, at + give_up))
+
+    def _carry(
+        self,
+        device: NDArray[np.int64],
+        step: NDArray[np.int64],
+        nbytes: NDArray[np.int64],
+        at: Floats,
+        *,
+        up: bool,
+        kind: str,
+    ) -> Floats:
+        """Send over each device's link, write every attempt down, return the times of arrival."""
+        arrive = np.empty(len(device))
+        tier = self.service.tier[device]
+        for number, carrier in enumerate(self.service.carriers):
+            rows = np.flatnonzero(tier == number)
+            if not len(rows):
+                continue
+            who = device[rows]
+            message = draws(self.service.seed, f"link {'up' if up else 'down'}", who, step[rows])
+            own = draws(self.service.seed, "link", who)
+            sent = carrier.send(nbytes[rows], at[rows], up=up, draws=message, devices=own)
+            arrive[rows] = sent.arrive_at
+            for attempt in range(int(sent.attempts.max())):
+                made = np.flatnonzero(sent.attempts > attempt)
+                self.ledger.write(
+                    "up" if up else "down",
+                    kind,
+                    device=who[made],
+                    at=at[rows][made],
+                    nbytes=nbytes[rows][made],
+                    delivered=~sent.attempt_lost[made, attempt],
+                    attempt=attempt + 1,
+                )
+        return arrive
+
+    def _learn(
+        self, device: NDArray[np.int64], step: NDArray[np.int64], items: Items, received: NDArray[np.int64]
+    ) -> None:
+        """Append what is new in the requests, and take the acknowledged rows into the book."""
+        width = self.told.shape[1]  # of `items` too
+        shifted = np.arange(width) + (step - self.told_step[device])[:, None]
+        kept = np.take_along_axis(self.told[device], np.minimum(shifted, width - 1), axis=1)
+        self.told[device] = np.where(shifted < width, kept, items)
+        self.told_step[device] = step
+        if self.cache is not None and self.sent_rows is not None:
+            got = received == self.sent_step[device]
+            self.cache.need(device[got], self.sent_rows[device[got]])
+
+    def _replies(self, device: NDArray[np.int64], step: NDArray[np.int64]) -> tuple[list[bytes], Floats]:
+        """Encoded lists for what the cloud knows of `device` [B], and the cloud seconds [B] each took."""
+        service, histories = self.service, self.told[device]
+        made = service.generator.generate(histories, service.pool, rng=draws(service.seed, "generator", device, step))
+        check_lists(service, made, len(device))
+        bodies = [b""] * len(device)
+        for number, rows in enumerate(service.rows):
+            here = np.flatnonzero(service.tier[device] == number)
+            ids = self._missing(device[here], step[here], made.items[here], histories[here], streamed=rows is not None)
+            replies = Replies(
+                device=device[here],
+                step=step[here],
+                items=made.items[here],
+                scores=made.scores[here],
+                row_ids=ids,
+                rows=rows.codes[ids] if rows else np.zeros((len(here), 0, 1), np.int8),
+                row_scale=np.where(ids != 0, rows.scale[ids], np.float32(0)) if rows else np.zeros((len(here), 0), "f4"),
+                denied=np.zeros(len(here), np.bool_),
+                retry_after=np.zeros(len(here), np.float32),
+            )
+            for row, body in zip(here, encode_replies(replies, service.codec), strict=True):
+                bodies[row] = body
+        return bodies, cloud_seconds(service, made)
+
+    def _missing(
+        self, device: NDArray[np.int64], step: NDArray[np.int64], items: Items, histories: Items, *, streamed: bool
+    ) -> Items:
+        """[B, R] ids of the embeddings that these devices need and lack, 0-padded on the right."""
+        if self.cache is None or not streamed:
+            return np.zeros((len(device), 0), np.int32)
+        wanted = needed(items, histories)
+        if self.sent_rows is None:
+            self.sent_rows = np.zeros((len(self.told), wanted.shape[1]), np.int32)
+        self.sent_rows[device], self.sent_step[device] = wanted, step
+        missing = np.where(self.cache.knows(device, wanted), 0, wanted)
+        return np.take_along_axis(missing, np.argsort(missing == 0, axis=1, kind="stable"), axis=1)
+
+
+def sizes(bodies: Sequence[bytes]) -> NDArray[np.int64]:
+    """[B] lengths of encoded messages: what the ledger counts."""
+    return np.fromiter(map(len, bodies), np.int64, len(bodies))
+
+
+def check_lists(service: Service, made: Generated, rows: int) -> None:
+    """ContractError when a generator's lists have the wrong shape, or scores that are not numbers."""
+    name = type(service.generator).__name__
+    if made.items.shape != made.scores.shape or len(made.items) != rows or made.items.shape[1] > service.pool:
+        raise ContractError(
+            f"generator {name}.generate returned items {made.items.shape} and scores {made.scores.shape} for {rows} "
+            f"requests of {service.pool} candidates; return both as [{rows}, {service.pool}], 0-padded"
+        )
+    if not np.isfinite(made.scores).all():
+        raise ContractError(f"generator {name}.generate returned NaN or infinite scores; give empty places item 0, score 0")
+
+
+def cloud_seconds(service: Service, made: Generated) -> Floats:
+    """[B] seconds the cloud works on each list; ConfigError when nobody says what a list costs."""
+    if service.seconds is not None:
+        return np.full(len(made.items), service.seconds)
+    if made.seconds is not None:
+        return made.seconds
+    if made.flops is None:
+        raise ConfigError(
+            f"[cloud] {type(service.generator).__name__} does not say what a list costs (flops or seconds); "
+            "set seconds_per_request in [cloud], for it is not free"
+        )
+    return made.flops / (service.gflops * 1e9)

@@ -1,0 +1,62 @@
+"""The candidate generator contract, and how a model that scores the whole catalogue becomes one."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.ranking import CatalogueScorer, catalogue_scores
+from device.model import Items, Scores
+from device.seeds import Draws
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Candidate lists of B requests, best first, and what they cost."""
+
+    items: Items  # [B, k]; 0 where a list is shorter
+    scores: Scores  # [B, k]
+    flops: NDArray[np.float64] | None  # [B] floating-point operations
+    seconds: NDArray[np.float64] | None  # [B] cloud seconds, where the generator knows better than flops / speed
+
+
+@runtime_checkable
+class CandidateGenerator(Protocol):
+    """Makes candidate lists in the cloud."""
+
+    def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
+        """Lists of k candidates for `histories` [B, L]; `rng` has one row per request (seed, device, step)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The k best of the catalogue by a scorer; items of the uploaded history are left out when `hide_seen`."""
+
+    scorer: CatalogueScorer
+    hide_seen: bool = True
+
+    def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
+        """Lists for `histories` [B, L]; equal scores come in the order of their item ids."""
+        items = np.zeros((len(histories), k), np.int32)
+        scores = np.zeros((len(histories), k), np.float32)
+        for rows, values in catalogue_scores(self.scorer, histories, rng):
+            if self.hide_seen:
+                np.put_along_axis(values, histories[rows].astype(np.int64), -np.inf, axis=1)
+            best, order = top_k(values, k)
+            items[rows], scores[rows] = np.where(np.isfinite(best), order, 0), np.where(np.isfinite(best), best, 0)
+        return Generated(items, scores, self.scorer.flops(histories), None)
+
+
+def top_k(values: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:
+    """(scores, columns) [B, k] of the k largest values per row, descending, ties by column number."""
+    k = min(k, values.shape[1])
+    edge = np.partition(values, values.shape[1] - k, axis=1)[:, -k]
+    columns = np.empty((len(values), k), np.int64)
+    for row, (line, low) in enumerate(zip(values, edge, strict=True)):
+        above = np.flatnonzero(line > low)
+        level = np.flatnonzero(line == low)[: k - len(above)]
+        chosen = np.concatenate([above, level])
+        columns[row] = chosen[np.argsort(-line[chosen], kind="stable")]
+    return np.take_along_axis(values, columns, axis=1), columns

@@ -1,0 +1,242 @@
+"""Many devices held as arrays; a phone is a fleet of one. The only device runtime there is.
+
+Per step the order is fixed: `rank` (put usable replies in place, score, fuse), then `observe` (the user took an item;
+does the device ask?). What the user takes can therefore not leak into the list that was shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device.errors import ContractError
+from device.fusion import Fusion
+from device.messages import Replies, Requests
+from device.model import DeviceModel, Items, Parameters, Scores
+from device.policy import RequestPolicy, View
+from device.row_cache import RowCache, distinct, member
+from device.seeds import draws
+
+Rows = NDArray[np.int64]
+SCORING_BATCH = 64
+"""Rows of every call of a model. Always the same number, the last call padded, because the last bits of a matrix
+product depend on its shape: so a device's scores do not depend on how many devices share its client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all devices of a fleet share."""
+
+    model: DeviceModel
+    params: Parameters
+    policy: RequestPolicy
+    fusion: Fusion
+    price: float
+    seed: int
+    cache_rows: int = 0  # capacity of the row cache; 0 = the item table is resident
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What B devices show: their pools with fused scores, ties broken by pool position."""
+
+    items: Items  # [B, C] the pool; 0 = empty slot
+    fused: Scores  # [B, C]; -inf in empty slots
+    pool_age: NDArray[np.int64]  # [B]
+
+    def place(self, item: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """(rank, ties) of item [B]: best position of its group of equal scores (0 = not in the pool), group size."""
+        here = self.items == item[:, None]
+        present = here.any(1)
+        own = np.where(here, self.fused, -np.inf).max(1)[:, None]
+        rank = (self.fused > own).sum(1) + 1
+        ties = (self.fused == own).sum(1)
+        return np.where(present, rank, 0).astype(np.int32), np.where(present, ties, 1).astype(np.int32)
+
+    def top(self, k: int) -> Items:
+        """[B, k] the k best items, best first; 0 where the pool is shorter."""
+        order = np.argsort(-self.fused, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(self.items, order, axis=1)
+        return np.pad(best, ((0, 0), (0, k - best.shape[1])))
+
+
+class Fleet:
+    """State of D devices.
+
+    Args:
+        setup: what they share.
+        devices: [D] device numbers; they name the random streams.
+        histories: [D, L] items each device knows before the replay, left-padded.
+        pool: number of slots C.
+    """
+
+    def __init__(self, setup: Setup, devices: NDArray[np.int64], histories: Items, pool: int) -> None:
+        size = len(devices)
+        self.setup, self.devices = setup, devices
+        self.history = histories.astype(np.int32)
+        self.items = np.zeros((size, pool), np.int32)
+        self.cloud = np.zeros((size, pool), np.float32)
+        self.device_scores = np.zeros((size, pool), np.float32)
+        self.scored = np.zeros(size, np.bool_)  # device_scores belong to the present history and pool
+        self.observed = np.zeros(size, np.int64)
+        self.pool_step = np.zeros(size, np.int64)
+        self.asked_step = np.zeros(size, np.int64)
+        self.received = np.zeros(size, np.int64)
+        self.inbox_items = np.zeros((size, pool), np.int32)
+        self.inbox_cloud = np.zeros((size, pool), np.float32)
+        self.inbox_step = np.zeros(size, np.int64)
+        self.usable_at = np.full(size, np.inf)
+        self.free_at = np.full(size, -np.inf)  # may ask again from then on
+        self.cache = RowCache(size, setup.cache_rows) if setup.cache_rows else None
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    def receive(self, who: Rows, replies: Replies, usable_at: NDArray[np.float64]) -> None:
+        """Put replies [B] into the inboxes of devices `who`; they take effect at the first `rank` from usable_at on."""
+        got = ~replies.denied
+        who, width = who[got], self.items.shape[1]
+        if replies.items.shape[1] > width:
+            raise ContractError(f"a reply lists {replies.items.shape[1]} candidates, the pool has {width} slots")
+        pad = ((0, 0), (0, width - replies.items.shape[1]))
+        self.inbox_items[who] = np.pad(replies.items[got], pad)
+        self.inbox_cloud[who] = np.pad(replies.scores[got], pad)
+        self.inbox_step[who] = replies.step[got]
+        self.usable_at[who] = usable_at[got]
+
+    def wait(self, who: Rows, free_at: NDArray[np.float64]) -> None:
+        """Devices `who` ask no more before free_at [B]: a reply is on its way, was lost or was denied."""
+        self.free_at[who] = free_at
+
+    def rank(self, who: Rows, at: NDArray[np.float64]) -> Ranking:
+        """The lists that devices `who` show at times `at` [B]."""
+        self._install(who[self.usable_at[who] <= at])
+        items, cloud = self.items[who], self.cloud[who]
+        fusion = self.setup.fusion
+        device = cloud if fusion.alpha == 1 else self.scores(who)
+        return Ranking(items, fusion(cloud, device, items != 0), self.observed[who] - self.pool_step[who])
+
+    def observe(
+        self, who: Rows, taken: NDArray[np.int32], rank: NDArray[np.int32], at: NDArray[np.float64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """The users of `who` took items [B], shown at `rank` [B]; returns (asked [B], urgency [B]; NaN while waiting)."""
+        self.history[who] = np.concatenate([self.history[who, 1:], taken[:, None]], axis=1)
+        items = self.items[who]
+        self.items[who] = np.where(items == taken[:, None], 0, items)
+        self.observed[who] += 1
+        self.scored[who] = False
+        urgency = np.full(len(who), np.nan)
+        ready = at >= self.free_at[who]
+        if ready.any():
+            urgency[ready] = self._urgency(who[ready], rank[ready], at[ready])
+        asked = ready & (urgency > self.setup.price)
+        self.asked_step[who[asked]] = self.observed[who[asked]]
+        return asked, urgency
+
+    def requests(self, who: Rows) -> Requests:
+        """What devices `who` upload: the items that the cloud has not confirmed to know, the newest L at most."""
+        width = self.history.shape[1]
+        step = self.observed[who]
+        first = np.maximum(self.received[who], step - width)
+        fresh = np.arange(width) >= width - (step - first)[:, None]
+        return Requests(self.devices[who], step, first, np.where(fresh, self.history[who], 0), self.received[who])
+
+    def snapshot(self) -> dict[str, NDArray[np.generic]]:
+        """All state as named arrays."""
+        state = {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
+        return state | ({"cache": self.cache.held} if self.cache else {})
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take over what `snapshot` returned; ContractError when it is another fleet's."""
+        own = self.snapshot()
+        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+            raise ContractError("this snapshot belongs to a fleet of another size or setup; start the run anew")
+        for name, array in state.items():
+            own[name][...] = array
+
+    def _install(self, who: Rows) -> None:
+        if not len(who):
+            return
+        late = self.observed[who] - self.inbox_step[who]  # interactions since the request: already taken, not shown
+        seen = np.where(np.arange(self.history.shape[1])[::-1] < late[:, None], self.history[who], 0)
+        offered = self.inbox_items[who]
+        self.items[who] = np.where(member(offered, seen[:, -max(int(late.max()), 1) :]), 0, offered)
+        self.cloud[who] = self.inbox_cloud[who]
+        self.pool_step[who] = self.received[who] = self.inbox_step[who]
+        self.usable_at[who] = np.inf
+        self.scored[who] = False
+        if self.cache:
+            self.cache.need(who, needed(offered, self._uploaded(who, late)))
+
+    def _uploaded(self, who: Rows, late: NDArray[np.int64]) -> Items:
+        """[B, L] the history as the cloud knew it when it made the reply."""
+        width = self.history.shape[1]
+        source = np.arange(width) - late[:, None]
+        return np.where(source >= 0, np.take_along_axis(self.history[who], np.maximum(source, 0), axis=1), 0)
+
+    def _urgency(self, who: Rows, rank: NDArray[np.int32], at: NDArray[np.float64]) -> NDArray[np.float64]:
+        view = View(
+            device=self.devices[who],
+            step=self.observed[who],
+            at=at,
+            pool_age=self.observed[who] - self.pool_step[who],
+            since_request=self.observed[who] - self.asked_step[who],
+            history=self.history[who],
+            candidates=self.items[who],
+            cloud_scores=self.cloud[who],
+            taken=rank.astype(np.int64),
+            score=lambda: self.scores(who),
+        )
+        urgency = self.setup.policy.urgency(view, draws(self.setup.seed, "policy", view.device, view.step))
+        if np.shape(urgency) != who.shape or np.isnan(urgency).any():
+            raise ContractError(
+                f"{type(self.setup.policy).__name__}.urgency returned shape {np.shape(urgency)} "
+                f"{'with NaN ' if np.shape(urgency) == who.shape else ''}for {len(who)} devices; return one number each"
+            )
+        return np.asarray(urgency, np.float64)
+
+    def scores(self, who: Rows) -> Scores:
+        """[B, C] reranker scores of the present pools with the present histories; computed once per change of either."""
+        todo = who[~self.scored[who]]
+        if len(todo):
+            self.device_scores[todo] = score_in_batches(self.setup, self._known_history(todo), self.items[todo])
+            self.scored[todo] = True
+        return self.device_scores[who]
+
+    def _known_history(self, who: Rows) -> Items:
+        """The history without items whose embedding the device does not hold, moved together to the right."""
+        history = self.history[who]
+        if self.cache is None:
+            return history
+        known = np.where(self.cache.knows(who, history), history, 0)
+        return np.take_along_axis(known, np.argsort(known != 0, axis=1, kind="stable"), axis=1)
+
+
+def needed(candidates: Items, history: Items) -> Items:
+    """The rows a streamed list needs: its candidates, then the uploaded history, each id once; int32 [B, C + L]."""
+    return distinct(np.concatenate([candidates, history[:, ::-1]], axis=1))
+
+
+def score_in_batches(setup: Setup, histories: Items, candidates: Items) -> Scores:
+    """Device scores [B, C], always SCORING_BATCH rows at a time; ContractError for a wrong shape or numbers."""
+    out = np.empty(candidates.shape, np.float32)
+    for start in range(0, len(candidates), SCORING_BATCH):
+        rows = np.arange(start, start + SCORING_BATCH)
+        rows[rows >= len(candidates)] = start
+        pool = candidates[rows]
+        scores = setup.model.score(setup.params, histories[rows], pool)
+        if not isinstance(scores, np.ndarray) or scores.shape != pool.shape:
+            raise ContractError(
+                f"device model {type(setup.model).__name__}.score returned {getattr(scores, 'shape', type(scores))} "
+                f"for candidates {pool.shape}; return a numpy array of that shape"
+            )
+        if not np.isfinite(np.where(pool != 0, scores, 0)).all():
+            raise ContractError(
+                f"device model {type(setup.model).__name__}.score returned NaN or infinity; "
+                "run `tandemrec check device-model` on it"
+            )
+        out[start : start + SCORING_BATCH] = scores[: len(candidates) - start]
+    return out
+
+

@@ -1,0 +1,135 @@
+"""When a device asks: a policy says how urgent a new list is, and the device asks where urgency exceeds the price.
+
+The price is one number for a whole fleet. It is given, or found on validation steps for a wanted request ratio (see
+`simulation.calibration`). So every policy, also a random one, is compared at the same request ratio.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device.consistency import measure
+from device.errors import ConfigError
+from device.model import Items, Scores
+from device.seeds import Draws
+
+Urgency = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a policy may look at, for B devices after an interaction; rows are devices.
+
+    `device_scores` is computed when it is first looked at: a policy pays only for what it uses.
+    """
+
+    device: NDArray[np.int64]  # [B]
+    step: NDArray[np.int64]  # [B] interactions observed so far
+    at: NDArray[np.float64]  # [B] virtual seconds
+    pool_age: NDArray[np.int64]  # [B] interactions since the history the pool was made from
+    since_request: NDArray[np.int64]  # [B] interactions since the last request (or the start)
+    history: Items  # [B, L] the interaction just observed included
+    candidates: Items  # [B, C] the pool; 0 = empty slot
+    cloud_scores: Scores  # [B, C] as the cloud sent them
+    taken: NDArray[np.int64]  # [B] rank in the shown list of what the user took; 0 = it was not in the pool
+    score: Callable[[], Scores] = field(repr=False)
+
+    @cached_property
+    def device_scores(self) -> Scores:
+        """[B, C] the reranker's scores with the newest history."""
+        return self.score()
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """[B, C] True where a slot holds a candidate."""
+        return self.candidates != 0
+
+
+@runtime_checkable
+class RequestPolicy(Protocol):
+    """Decides on the device whether a step ends with a request."""
+
+    def urgency(self, view: View, draws: Draws) -> Urgency:
+        """[B] float64, the expected gain of a request now; the device asks where it exceeds the price.
+
+        `draws` holds one row of random numbers per device and step. Devices that wait for a reply are not asked.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Never asks: the first list is the only one."""
+
+    def urgency(self, view: View, draws: Draws) -> Urgency:
+        """-inf for everybody."""
+        return np.full(len(view.device), -np.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """Asks after every interaction."""
+
+    def urgency(self, view: View, draws: Draws) -> Urgency:
+        """+inf for everybody."""
+        return np.full(len(view.device), np.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Asks after every m-th interaction; without `steps`, the urgency is the number of interactions since the last request.
+
+    With a wanted request ratio the price lies between two whole numbers, and a draw below one decides the rest.
+    """
+
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"Every: steps = {self.steps}; expected 1 or more")
+
+    def urgency(self, view: View, draws: Draws) -> Urgency:
+        """Interactions since the last request, less `steps` (positive from the m-th on)."""
+        if self.steps is None:
+            return view.since_request + draws.uniform()[:, 0]
+        return view.since_request - self.steps + 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Asks with probability `p`; without `p`, the urgency is uniform and the price sets the probability."""
+
+    p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.p is not None and not 0 <= self.p <= 1:
+            raise ConfigError(f"Random: p = {self.p}; expected a probability")
+
+    def urgency(self, view: View, draws: Draws) -> Urgency:
+        """A uniform number per device and step, less 1 - p."""
+        return draws.uniform()[:, 0] - (0.0 if self.p is None else 1.0 - self.p)
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """Asks when the cloud's order of the pool and the reranker's order disagree (LSC4Rec's idea, decided per user).
+
+    Args:
+        measure: "footrule" (LSC4Rec's displacement, normalised), "kendall", "overlap", "rbo", "js" or "entropy".
+        options: of that measure, e.g. `{ p = 0.9 }` for "rbo", `{ k = 10 }` for "overlap".
+    """
+
+    measure: str = "footrule"
+    options: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        measure(self.measure, **self.options)
+
+    def urgency(self, view: View, draws: Draws) -> Urgency:
+        """The disagreement, in [0, 1]; 0 = the same order."""
+        disagreement = measure(self.measure, **self.options)
+        return disagreement(view.cloud_scores, view.device_scores, view.valid)

@@ -1,0 +1,266 @@
+"""One experiment, read top to bottom: prepare, choose on validation, replay every policy, write the run folder."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from cloud.gateway import Delivery, Gateway
+from cloud.ledger import Ledger
+from simulation.config import ExperimentConfig, PolicyTable
+from simulation.handout import write_handout
+from simulation.metrics import parse
+from simulation.prepare import Chosen, Prepared, choose, fingerprint, prepare
+from simulation.replay import Columns, Wave, replay
+from simulation.runs import decision_hash, folder_name, per_user_metrics, summarise, write_run
+from simulation.toml import to_toml
+
+
+def ignore(line: str) -> None:
+    """Say nothing."""
+
+
+def no_progress(policy: str, wave: int, waves: int) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An experiment to run, and how to talk about it meanwhile.
+
+    Args:
+        config: the experiment.
+        root: folder of runs, trained models and handouts.
+        clients: Flower clients that the fleet is cut into.
+        say: takes lines of text.
+        progress: takes (policy, waves done, waves in all).
+        resume: keep the replays of policies that an interrupted run had finished.
+        command: what the user typed, for the record.
+        prepared: what `prepare(config, root, say)` returned, where it is there already.
+    """
+
+    config: ExperimentConfig
+    root: Path
+    clients: int
+    say: Callable[[str], None] = ignore
+    progress: Callable[[str, int, int], None] = no_progress
+    resume: bool = False
+    command: str = ""
+    prepared: Prepared | None = None
+
+
+class Connect(Protocol):
+    """Makes the function that takes a delivery to all clients and brings their waves back."""
+
+    def __call__(self, folder: Path, policy: str, devices: int) -> Callable[[int, Delivery], Iterator[Wave]]:
+        """For one policy over a handout folder with this many devices."""
+        ...
+
+
+def run(job: Job, connect: Connect) -> Path:
+    """Run the experiment over connected clients and write its run folder; returns the folder."""
+    started = time.time()
+    prepared = job.prepared or prepare(job.config, job.root, job.say)
+    chosen = choose(prepared, job.say)
+    handout = write_handout(prepared, chosen)
+    work = job.root / f".work-{fingerprint(prepared)}"
+    if not job.resume:
+        shutil.rmtree(work, ignore_errors=True)
+    steps, ledgers = [], []
+    for policy in job.config.all_policies:
+        exchange = connect(handout, policy.label, len(prepared.timeline.devices))
+        columns, ledger = finished(work, policy) or replay_policy(prepared, policy, exchange, job)
+        keep(work, policy, columns, ledger)
+        steps.append(labelled(policy, columns))
+        ledgers.append(labelled(policy, ledger))
+    folder = write(job, prepared, chosen, together(steps), together(ledgers), started)
+    shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def replay_policy(
+    prepared: Prepared, policy: PolicyTable, exchange: Callable[[int, Delivery], Iterator[Wave]], job: Job
+) -> tuple[Columns, Columns]:
+    """(steps, ledger) of one policy over the test steps of all devices."""
+    ledger, timeline = Ledger(), prepared.timeline
+    gateway = Gateway(prepared.service, timeline.histories, ledger)
+    first = gateway.install(prepared.model_bytes, timeline.at[:, 0])
+    waves = []
+    for wave in replay(exchange, gateway, first, timeline.steps):
+        waves.append(wave)
+        job.progress(policy.label, len(waves), timeline.steps)
+    return together(waves), ledger.columns()
+
+
+def write(
+    job: Job, prepared: Prepared, chosen: Mapping[str, Chosen], steps: Columns, ledger: Columns, started: float
+) -> Path:
+    """Compute what follows from steps and ledger, and write the run folder whole or not at all."""
+    measures = [parse(name) for name in job.config.metrics]
+    shown = {name: steps[name] for name in ("policy", "device", "step")} | {"items": steps.pop("shown")}
+    names = prepared.split.data.users
+    users = {device: str(names[user]) for device, user in enumerate(prepared.users)}
+    per_user = per_user_metrics(steps, ledger, users, measures)
+    summary = summarise(steps, ledger, per_user, measures) | {
+        "command": job.command,
+        "chosen": {label: {"price": c.price, "alpha": c.alpha, "normalise": c.normalise} for label, c in chosen.items()},
+        "decision_hash": decision_hash(steps, ledger),
+        "data": dict(prepared.audit) | {"name": prepared.split.data.name, "hash": prepared.split.data.content_hash()},
+        "protocol": protocol(job.config),
+        "leakage": leakage(prepared.audit),
+        "examples": examples(prepared, steps, shown),
+    }
+    text = to_toml(job.config.model_dump(mode="json", by_alias=True, exclude_none=True))
+    return write_run(
+        job.root,
+        folder_name(job.config.name, text, job.config.seed),
+        config_toml=text,
+        env=environment(time.time() - started),
+        steps=steps,
+        ledger=ledger,
+        recommendations=shown,
+        per_user=per_user,
+        summary=summary,
+    )
+
+
+def labelled(policy: PolicyTable, columns: Columns) -> Columns:
+    """The columns with the policy's name."""
+    size = len(columns["device"])
+    return {"policy": np.full(size, policy.label, object), **columns}
+
+
+def together(parts: list[Columns]) -> Columns:
+    """Columns of several tables under each other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def keep(work: Path, policy: PolicyTable, steps: Columns, ledger: Columns) -> None:
+    """Put a finished policy aside, so that an interrupted run can be resumed."""
+    work.mkdir(parents=True, exist_ok=True)
+    arrays = {f"steps.{k}": np.ascontiguousarray(v) for k, v in steps.items()}
+    for name, values in ledger.items():
+        arrays[f"ledger.{name}"] = values.astype("S12").view(np.uint8) if values.dtype == object else values
+    temporary = work / f"{slug(policy)}.tmp"
+    save_file(arrays, temporary)
+    os.replace(temporary, work / f"{slug(policy)}.safetensors")
+
+
+def finished(work: Path, policy: PolicyTable) -> tuple[Columns, Columns] | None:
+    """What `keep` put aside, if it did."""
+    path = work / f"{slug(policy)}.safetensors"
+    if not path.exists():
+        return None
+    arrays = load_file(path)
+    steps = {k.removeprefix("steps."): v for k, v in arrays.items() if k.startswith("steps.")}
+    ledger = {k.removeprefix("ledger."): v for k, v in arrays.items() if k.startswith("ledger.")}
+    for name in ("direction", "kind"):
+        ledger[name] = ledger[name].view("S12").astype(str).astype(object)
+    return steps, ledger
+
+
+def slug(policy: PolicyTable) -> str:
+    """A file name for a policy."""
+    return policy.label.encode().hex()
+
+
+def protocol(config: ExperimentConfig) -> dict[str, str]:
+    """What every metric of this run is measured on, in words."""
+    split = config.data.split
+    if split.global_time is not None:
+        cut = f"global time: validation from {split.global_time[0]}, test from {split.global_time[1]}"
+    elif split.leave_last is not None:
+        cut = (
+            f"the last {split.leave_last} interactions of each user are replayed (fewer where training would keep less "
+            f"than {split.min_train}), the {split.validation} before them validate, models learn from the rest only"
+        )
+    else:
+        cut = "given files"
+    seen = "items of the history are left out of every list" if config.cloud.hide_seen else "no item is left out"
+    return {
+        "split": cut,
+        "candidates": f"pools of {config.cloud.pool} from the whole catalogue; a target outside the pool counts 0",
+        "seen-filter": seen,
+        "ties": "equal scores count by their expected value",
+    }
+
+
+def leakage(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The audit as the page shows it."""
+    texts = {
+        "test_items_unseen": "test events whose item no user's training part holds",
+        "train_after_first_test": "training events recorded later than the earliest test event",
+        "test_before_other_train": "test events before which some model input of another user lies in the future",
+        "test_tied": "test events tied in recorded time with the event before (flatters first-order models)",
+    }
+    return [
+        {
+            "check": text,
+            "passed": audit[name] is not None and audit[name] < 0.05,
+            "detail": "not known: the data have no recorded times" if audit[name] is None else f"{audit[name]:.1%}",
+        }
+        for name, text in texts.items()
+    ]
+
+
+def examples(prepared: Prepared, steps: Columns, shown: Columns, count: int = 3) -> list[dict[str, Any]]:
+    """A few sessions with item titles, for a human to look at: the first devices under the last policy."""
+    data = prepared.split.data
+    names = data.items if data.titles is None else np.where(data.titles == "", data.items, data.titles)
+    policy = steps["policy"][-1]
+    out = []
+    for device in range(min(count, len(prepared.users))):
+        rows = np.flatnonzero((steps["device"] == device) & (steps["policy"] == policy))
+        lived = [
+            {
+                "shown": [str(names[i - 1]) for i in shown["items"][row] if i],
+                "taken": str(names[steps["item"][row] - 1]),
+                "rank": int(steps["rank"][row]),
+                "asked": bool(steps["asked"][row]),
+            }
+            for row in rows[:8]
+        ]
+        out.append({"user": str(data.users[prepared.users[device]]), "policy": str(policy), "steps": lived})
+    return out
+
+
+def environment(seconds: float) -> dict[str, Any]:
+    """What the run ran on."""
+    import torch
+
+    packages = ("torch", "flwr", "numpy", "pandas", "pyarrow", "onnx", "onnxruntime", "scipy")
+    return {
+        "tandemrec": metadata.version("tandemrec"),
+        "python": sys.version.split()[0],
+        "packages": {name: metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def commit() -> str | None:
+    """The git commit of the source, "-dirty" where it was changed; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+

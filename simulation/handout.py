@@ -1,0 +1,96 @@
+"""What clients need of a prepared experiment, as files: a client may run in another process than the server."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from device.errors import RunError
+from device.messages import Codec
+from device.models.torch_model import as_device_model
+from simulation.build import build
+from simulation.config import ExperimentConfig
+from simulation.objects import Installed, tiers
+from simulation.prepare import Chosen, Prepared, fingerprint, setups
+from simulation.replay import Shard, Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Handout:
+    """A fleet ready to run: every client makes its own shard from it."""
+
+    config: ExperimentConfig
+    timeline: Timeline
+    installed: tuple[Installed, ...]
+    chosen: dict[str, Chosen]
+
+    def shard(self, policy: str, part: int, parts: int) -> Shard:
+        """The shard of client `part` of `parts` under the policy called `policy`; blocks of devices in order."""
+        table = next(p for p in self.config.all_policies if p.label == policy)
+        return Shard(
+            setups(self.config, self.installed, table, self.chosen[policy]),
+            self.timeline.rows(np.arange(*bounds(len(self.timeline.devices), part, parts))),
+            pool=self.config.cloud.pool,
+            codec=Codec(self.config.network.ids, self.config.network.scores),
+            shown=self.config.device.slate,
+        )
+
+
+def bounds(devices: int, part: int, parts: int) -> tuple[int, int]:
+    """First device and one past the last of a client."""
+    return part * devices // parts, (part + 1) * devices // parts
+
+
+def write_handout(prepared: Prepared, chosen: dict[str, Chosen]) -> Path:
+    """Write a folder root/handout/<hash>, complete or absent; an existing one is replaced."""
+    folder = prepared.root / "handout" / fingerprint(prepared)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+    try:
+        timeline = prepared.timeline
+        arrays = {name: np.ascontiguousarray(getattr(timeline, name)) for name in Timeline.__slots__}
+        save_file(arrays, scratch / "timeline.safetensors")
+        for number, tier in enumerate(prepared.installed):
+            save_file({k: np.ascontiguousarray(v) for k, v in tier.params.items()}, scratch / f"{number}.safetensors")
+        about = {
+            "config": prepared.config.model_dump(mode="json", by_alias=True),
+            "chosen": {label: asdict(one) for label, one in chosen.items()},
+            "n_items": prepared.split.data.n_items,
+        }
+        (scratch / "about.json").write_text(json.dumps(about))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    read_handout.cache_clear()
+    return folder
+
+
+@lru_cache(maxsize=1)
+def read_handout(folder: str) -> Handout:
+    """Read what `write_handout` wrote; RunError when it is not there."""
+    path = Path(folder)
+    if not (path / "about.json").exists():
+        raise RunError(f"{path}: no prepared experiment; clients must see the folder that the server wrote")
+    about = json.loads((path / "about.json").read_text())
+    config = ExperimentConfig.model_validate(about["config"])
+    installed = []
+    for number, tier in enumerate(tiers(config)):
+        plugin = tier.model or config.device.model
+        params = load_file(path / f"{number}.safetensors")
+        if config.device.runtime == "onnxruntime" and "onnx" in params:
+            (path / f"{number}.onnx").write_bytes(params["onnx"].tobytes())
+            model = build("device.models.onnx_file:OnnxFile", {"path": str(path / f"{number}.onnx")}, "[device.model]")
+        else:
+            given = {"n_items": about["n_items"], "length": config.device.history}
+            model = as_device_model(build(plugin.class_, plugin.options, "[device.model]", **given))
+        installed.append(Installed(model, params, 0, None))
+    timeline = Timeline(**load_file(path / "timeline.safetensors"))
+    chosen = {label: Chosen(**values) for label, values in about["chosen"].items()}
+    return Handout(config, timeline, tuple(installed), chosen)

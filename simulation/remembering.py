@@ -1,0 +1,55 @@
+"""Lists that several policies ask for are made once: the same device at the same step knows the same history."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.generator import CandidateGenerator, Generated
+from device.model import Items
+from device.seeds import Draws
+
+
+class Remembering:
+    """Wraps a generator and keeps every list by its random key, that is by (seed, device, step).
+
+    What a request costs does not change: costs are kept with the list and charged every time.
+    """
+
+    def __init__(self, inner: CandidateGenerator) -> None:
+        self.inner = inner
+        self._place: dict[int, int] = {}
+        self._made: list[Generated] = []
+        self._all: Generated | None = None
+
+    def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
+        """The lists of the wrapped generator."""
+        keys = rng.keys.tolist()
+        new = np.array([i for i, one in enumerate(keys) if one not in self._place], np.int64)
+        if len(new):
+            made = self.inner.generate(histories[new], k, rng=rng[new])
+            start = len(self._place)
+            self._place |= {keys[i]: start + j for j, i in enumerate(new)}
+            self._made.append(made)
+            self._all = None
+        return pick(self._together(), np.array([self._place[one] for one in keys], np.int64))
+
+    def _together(self) -> Generated:
+        if self._all is None:
+            self._all = join(self._made)
+            self._made = [self._all]
+        return self._all
+
+
+def pick(made: Generated, rows: NDArray[np.int64]) -> Generated:
+    """Some rows of what was made."""
+    flops = None if made.flops is None else made.flops[rows]
+    seconds = None if made.seconds is None else made.seconds[rows]
+    return Generated(made.items[rows], made.scores[rows], flops, seconds)
+
+
+def join(parts: list[Generated]) -> Generated:
+    """Several batches as one."""
+    flops = None if parts[0].flops is None else np.concatenate([p.flops for p in parts if p.flops is not None])
+    seconds = None if parts[0].seconds is None else np.concatenate([p.seconds for p in parts if p.seconds is not None])
+    return Generated(
+        np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]), flops, seconds
+    )
