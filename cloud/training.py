@@ -85,12 +85,14 @@ def fit(
     seed: int,
     folder: Path,
     measure: Measure | None = None,
+    hide_seen: bool = True,
     progress: Progress = lambda _: None,
 ) -> Log:
     """Train `model` in place, leave its best weights in it and in `folder/best.safetensors`; resumes by itself.
 
     A folder that holds a finished training is only loaded. `measure` turns the rank of each held-out item in the whole
-    catalogue into a value; it is needed unless `options.patience` is 0.
+    catalogue into a value; it is needed unless `options.patience` is 0. `hide_seen` leaves the items of the history out
+    of that ranking, as a generator that never repeats an item does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "finished.json"
@@ -110,7 +112,7 @@ def fit(
         log.losses = [*(log.losses or []), loss]
         log.seconds += time.perf_counter() - started
         if options.patience and measure is not None and held_out is not None:
-            validate(model, held_out, log, options=options, measure=measure, folder=folder)
+            validate(model, held_out, log, options=options, measure=measure, hide_seen=hide_seen, folder=folder)
         checkpoint(model, optimizer, log, folder)
         progress(f"epoch {log.epoch}/{options.epochs} loss {loss:.4f} best {log.best_value:.4f} @ {log.best_epoch}")
     if not options.patience:
@@ -148,13 +150,22 @@ def train_epoch(
 
 
 def validate(
-    model: nn.Module, held_out: HeldOut, log: Log, *, options: Training, measure: Measure, folder: Path
+    model: nn.Module,
+    held_out: HeldOut,
+    log: Log,
+    *,
+    options: Training,
+    measure: Measure,
+    hide_seen: bool,
+    folder: Path,
 ) -> None:
     """Measure on the fixed validation sample when it is due; keep the weights if they are the best so far."""
     if log.epoch % options.validate_every and log.epoch < options.epochs:
         return
     rows = np.linspace(0, len(held_out.targets) - 1, min(options.validation_users, len(held_out.targets))).astype(int)
-    rank, ties = catalogue_ranks(Neural(model), held_out.histories[rows], held_out.targets[rows])
+    rank, ties = catalogue_ranks(
+        Neural(model), held_out.histories[rows], held_out.targets[rows], hide_seen=hide_seen
+    )
     value = float(measure(rank, ties).mean())
     log.values = [*(log.values or []), value]
     if value > log.best_value:

@@ -17,7 +17,7 @@ from simulation.replay import Columns, Shard, Timeline, Wave, replay
 
 ALPHAS = tuple(i / 10 for i in range(11))
 NORMALISATIONS: tuple[Normalisation, ...] = ("standardise", "minmax", "rank")
-SEARCH_STEPS = 10
+SEARCH_STEPS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +79,25 @@ class Watch:
 def find_price(validation: Validation, setups: Sequence[Setup], ratio: float) -> float:
     """The price at which requests / steps on the validation replay comes closest to `ratio`, by bisection.
 
-    The first replay asks at the lowest price; every later one halves the interval between a price that gives too many
-    requests and one that gives too few. A wait for a reply can make a high ratio unreachable: then the lowest price is
-    returned.
+    Two replays, one in which every urgency is too low for the price and one in which none is, tell which urgencies
+    occur; every later one halves the interval between a price that gives too many requests and one that gives too few.
+    A wait for a reply can make a high ratio unreachable: then the lowest price is returned.
     """
-    urgency = validation.run([replace(s, price=-np.inf) for s in setups])["urgency"]
-    finite = np.sort(urgency[np.isfinite(urgency)].astype(np.float64))
-    if not len(finite):
+    ends = [validation.run([replace(s, price=price) for s in setups])["urgency"] for price in (-np.inf, np.inf)]
+    finite = [end[np.isfinite(end)].astype(np.float64) for end in ends]
+    if not all(len(end) for end in finite):
         return 0.0
-    low, high = float(finite[0]) - 1e-9, float(finite[-1])
+    low, high = min(end.min() for end in finite) - 1e-9, max(end.max() for end in finite)
     best = (np.inf, low)
-    middle = float(np.quantile(finite, 1 - ratio))
+    middle = float(np.quantile(np.concatenate(finite), 1 - ratio))
     for _ in range(SEARCH_STEPS):
         asked = validation.run([replace(s, price=middle) for s in setups])["asked"].mean()
         best = min(best, (abs(asked - ratio), middle))
-        if best[0] < 0.02 * ratio:
+        if best[0] < 0.01 * ratio:
             break
         low, high = (middle, high) if asked > ratio else (low, middle)
         middle = (low + high) / 2
-    return best[1]
+    return float(best[1])
 
 
 def find_fusion(validation: Validation, setups: Sequence[Setup]) -> Fusion:

@@ -34,6 +34,10 @@ def no_progress(policy: str, wave: int, waves: int) -> None:
     """Show nothing."""
 
 
+def forget(folder: Path) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """An experiment to run, and how to talk about it meanwhile.
@@ -47,6 +51,7 @@ class Job:
         resume: keep the replays of policies that an interrupted run had finished.
         command: what the user typed, for the record.
         prepared: what `prepare(config, root, say)` returned, where it is there already.
+        written: is told the run folder (a ServerApp returns nothing).
     """
 
     config: ExperimentConfig
@@ -57,6 +62,7 @@ class Job:
     resume: bool = False
     command: str = ""
     prepared: Prepared | None = None
+    written: Callable[[Path], None] = forget
 
 
 class Connect(Protocol):
@@ -85,6 +91,7 @@ def run(job: Job, connect: Connect) -> Path:
         ledgers.append(labelled(policy, ledger))
     folder = write(job, prepared, chosen, together(steps), together(ledgers), started)
     shutil.rmtree(work, ignore_errors=True)
+    job.written(folder)
     return folder
 
 

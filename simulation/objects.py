@@ -89,6 +89,7 @@ class Shelf:
     length: int
     say: Say
     refit: bool = False
+    hide_seen: bool = True
 
     def trained(self, plugin: Plugin, training: Training, where: str) -> tuple[Any, Log | None]:
         """The object of a plug-in, trained or fitted if it can be; a finished training is only loaded.
@@ -111,6 +112,7 @@ class Shelf:
                 seed=self.seed,
                 folder=self.folder(plugin, training),
                 measure=parse("ndcg@10").of,
+                hide_seen=self.hide_seen,
                 progress=lambda line: self.say(f"{name}: {line}"),
             )
             return made, log
@@ -130,6 +132,7 @@ class Shelf:
                 "length": self.length,
                 "seed": self.seed,
                 "refit": self.refit,
+                "hide_seen": self.hide_seen,
             },
             sort_keys=True,
         )

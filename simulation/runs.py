@@ -153,7 +153,7 @@ def write_run(
         RECOMMENDATIONS: c.table(recommendations, c.RECOMMENDATIONS, f"{folder}: recommendations"),
         PER_USER: c.table(per_user, c.PER_USER, f"{folder}: per-user metrics"),
     }
-    texts = {CONFIG: config_toml, ENV: _to_json(env), SUMMARY: _to_json(summary)}
+    texts = {CONFIG: config_toml, ENV: to_json(env), SUMMARY: to_json(summary)}
     try:
         Path(root).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=root, ignore_cleanup_errors=True) as scratch:
@@ -204,7 +204,7 @@ def _swap(new: Path, folder: Path, old: Path) -> None:
         raise
 
 
-def _to_json(content: Mapping[str, Any]) -> str:
+def to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

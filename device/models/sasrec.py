@@ -22,16 +22,27 @@ class Block(nn.Module):
         self.up = nn.Linear(width, width)
         self.down = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        """x [B, L, d]; allowed [B, 1, L, L] bool (query, key). Returns [B, L, d]."""
-        x = x + self._drop(self._attend(self.norm_attention(x), allowed))
+    def forward(self, x: Tensor, allowed: Tensor, *, newest: bool = False) -> Tensor:
+        """x [B, L, d]; allowed [B, 1, L, L] bool (query, key). Returns [B, L, d], or the newest position [B, 1, d]."""
+        keys = self.norm_attention(x)
+        if newest:
+            x, queries, allowed = x[:, -1:], keys[:, -1:], allowed[:, :, -1:]
+        else:
+            queries = keys
+        x = x + self._drop(self._attend(queries, keys, allowed))
         return x + self._drop(self.down(F.gelu(self.up(self.norm_ffn(x)), approximate="tanh")))
 
-    def _attend(self, x: Tensor, allowed: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+    def _attend(self, queries: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
+        width = queries.shape[2]
+        weight, bias = self.qkv.weight.split((width, 2 * width)), self.qkv.bias.split((width, 2 * width))
+        q = self._heads(F.linear(queries, weight[0], bias[0]))
+        k, v = (self._heads(part) for part in F.linear(keys, weight[1], bias[1]).chunk(2, dim=-1))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=self.dropout if self.training else 0.0)
-        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return self.out(y.transpose(1, 2).reshape(queries.shape))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, L, d] as [B, heads, L, d / heads]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -75,30 +86,34 @@ class SASRec(nn.Module):
 
     def states(self, history: Tensor) -> Tensor:
         """States [B, L, d] after each position of `history` [B, L] (left-padded)."""
+        return self._encode(history, newest=False)
+
+    def _encode(self, history: Tensor, *, newest: bool) -> Tensor:
         history = history[:, -self.length :]
         length = history.shape[1]
         newest_first = (length - 1) - torch.arange(length, device=history.device)
         x = self.item(history) + self.position(newest_first)
         x = F.dropout(x, self.dropout, self.training)
         allowed = attention_mask(history)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, allowed)
-        return self.norm(x)
+        return self.norm(self.blocks[-1](x, allowed, newest=newest))
 
     def forward(self, history: Tensor, candidates: Tensor) -> Tensor:
         """Scores [B, C] of `candidates` [B, C] after `history` [B, L]."""
-        state = self.states(history)[:, -1]
+        state = self._encode(history, newest=True)[:, -1]
         return torch.einsum("bd,bcd->bc", state, self.item(candidates))
 
     def catalogue(self, history: Tensor) -> Tensor:
         """Scores [B, n_items + 1] of the whole catalogue; column 0 (padding) is meaningless."""
-        return self.states(history)[:, -1] @ self.item.weight.T
+        return self._encode(history, newest=True)[:, -1] @ self.item.weight.T
 
     def flops(self, length: int, candidates: int) -> float:
         """Floating-point operations of one `forward` for one user (2 per multiply-add)."""
         d = self.item.embedding_dim
-        per_position = len(self.blocks) * (6 * d * d + 2 * length * d)
-        return 2.0 * (length * per_position + candidates * d)
+        full = length * (6 * d * d + 2 * length * d)
+        last = length * 2 * d * d + 4 * d * d + 2 * length * d  # keys and values of all positions, one query
+        return 2.0 * ((len(self.blocks) - 1) * full + last + candidates * d)
 
 
 def attention_mask(history: Tensor) -> Tensor:

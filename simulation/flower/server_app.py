@@ -24,13 +24,17 @@ from simulation.wire import pack_delivery, part_of, unpack_wave  # noqa: E402
 WAIT_S = 120.0  # for the nodes to register: Flower starts the server before them
 
 
-def app_for(job: Job) -> ServerApp:
-    """A ServerApp that runs one job."""
+def app_for(job: Job, failed: Callable[[Exception], None] = lambda _: None) -> ServerApp:
+    """A ServerApp that runs one job; `failed` hears of an error before Flower does."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        serve(grid, job)
+        try:
+            serve(grid, job)
+        except Exception as error:
+            failed(error)
+            raise
 
     return app
 

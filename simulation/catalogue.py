@@ -1,0 +1,98 @@
+"""What `tandemrec list` shows: built-in classes by scanning the packages, installed ones by their entry points."""
+
+import importlib
+import inspect
+import pkgutil
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+PACKAGES = {
+    "device model": ("device.models",),
+    "generator": ("cloud.generators",),
+    "policy": ("device.policy",),
+    "link": ("simulation.network", "simulation.traces"),
+}
+METHODS = {
+    "device model": ("forward", "score"),
+    "generator": ("scores", "generate", "catalogue", "catalogue_scores"),
+    "policy": ("urgency",),
+    "link": ("send",),
+}
+ENTRY_POINTS = {
+    "device model": "tandemrec.device_models",
+    "generator": "tandemrec.generators",
+    "policy": "tandemrec.policies",
+    "link": "tandemrec.links",
+}
+
+
+def entries() -> list[dict[str, Any]]:
+    """One dictionary per class: kind, class (import path), options, about (first sentence of its docstring)."""
+    return [entry for kind in PACKAGES for entry in [*built_in(kind), *announced(kind)]]
+
+
+def built_in(kind: str) -> list[dict[str, Any]]:
+    """Public classes of our own packages that have the methods of a kind."""
+    found = {}
+    for name in PACKAGES[kind]:
+        for module in modules(importlib.import_module(name)):
+            for class_name, member in inspect.getmembers(module, inspect.isclass):
+                if offers(kind, member, module):
+                    found[f"{module.__name__}:{class_name}"] = member
+    if kind == "generator":  # a reranker that scores the whole catalogue is a generator too
+        for path, member in rerankers().items():
+            if hasattr(member, "catalogue"):
+                found[path] = member
+    return [entry(kind, path, member) for path, member in sorted(found.items())]
+
+
+def rerankers() -> dict[str, type]:
+    """Built-in device models by import path."""
+    return {
+        f"{module.__name__}:{name}": member
+        for module in modules(importlib.import_module("device.models"))
+        for name, member in inspect.getmembers(module, inspect.isclass)
+        if offers("device model", member, module)
+    }
+
+
+def offers(kind: str, member: type, module: ModuleType) -> bool:
+    """A class of this module (or re-exported from its own folder) that a configuration can name."""
+    own = member.__module__ == module.__name__ or member.__module__.startswith(f"{module.__name__}.")
+    if not own or getattr(member, "_is_protocol", False) or member.__name__.startswith("_"):
+        return False
+    if not any(callable(getattr(member, method, None)) for method in METHODS[kind]):
+        return False
+    return kind not in ("device model", "generator") or bool({"n_items", "path"} & set(inspect.signature(member).parameters))
+
+
+def modules(package: ModuleType) -> list[ModuleType]:
+    """A module itself, or the modules and folders of a package."""
+    if not hasattr(package, "__path__"):
+        return [package]
+    return [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+
+
+def announced(kind: str) -> list[dict[str, Any]]:
+    """Plug-ins of installed packages; one that cannot be imported is listed with its error."""
+    out = []
+    for point in metadata.entry_points(group=ENTRY_POINTS[kind]):
+        try:
+            out.append(entry(kind, point.value, point.load()))
+        except Exception as error:
+            about = f"cannot be imported: {type(error).__name__}: {error}"
+            out.append({"kind": kind, "class": point.value, "options": [], "about": about})
+    return out
+
+
+def entry(kind: str, path: str, member: Any) -> dict[str, Any]:
+    """One row."""
+    given = ("n_items", "module", "self")
+    options = [
+        name if p.default is p.empty else f"{name}={p.default!r}"
+        for name, p in inspect.signature(member).parameters.items()
+        if name not in given
+    ]
+    about = (inspect.getdoc(member) or "no docstring").split("\n\n")[0].replace("\n", " ")
+    return {"kind": kind, "class": path, "options": options, "about": about}

@@ -1,0 +1,292 @@
+"""The command line: `tandemrec COMMAND`. Exit code 2 for a wrong configuration, 1 for anything that failed."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from device.errors import ConfigError, TandemError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Simulate device-cloud collaborative recommendation: what a fleet of rerankers gains and costs.",
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at and convert interaction files.")
+app.add_typer(data_app, name="data")
+error_console = Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Argument(help="A TOML file; see configs/.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="key.key=value over the file; repeatable.", show_default=False)
+]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of runs, trained models and handouts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, progress on stderr.")]
+
+
+def main() -> None:
+    """Entry point; our own errors end in one red message, never in a traceback."""
+    try:
+        app()
+    except TandemError as error:
+        error_console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def escape(text: str) -> str:
+    """Text as it is, for rich."""
+    return text.replace("[", r"\[")
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    set_: Overrides = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the file's seed.")] = None,
+    runner: Annotated[str | None, typer.Option(help="in-process (default) or flower (Ray simulation).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what an interrupted run had finished.")] = False,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Run one experiment: train what is missing, choose on validation, replay every policy, write the run folder."""
+    from reports.page import write_page
+    from reports.tables import terminal_table
+    from simulation.config import load_config
+    from simulation.launch import launch
+    from simulation.runs import Run
+
+    extra = [f"seed={seed}"] if seed is not None else []
+    extra += [f'simulation.runner="{runner}"'] if runner else []
+    experiment = load_config(config, [*(set_ or []), *extra])
+    command = "tandemrec " + " ".join(sys.argv[1:])
+    with progress_bar() as (say, advance):
+        folder = launch(experiment, runs, say=say, progress=advance, resume=resume, command=command)
+        done = Run.open(folder)
+        write_page([done], folder / "report.html")
+    if as_json:
+        print_json(done.summary | {"folder": str(folder)})
+    else:
+        Console().print(terminal_table([done]))
+        Console().print(f"\nrun     {folder}\nreport  {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(config: ConfigPath, set_: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Rank the whole catalogue with single models: the reference table (leave-one-out, with and without seen items)."""
+    from simulation.config import check, read_toml
+    from simulation.evaluate import EvaluationConfig
+    from simulation.evaluate import evaluate as evaluate_models
+
+    with progress_bar() as (say, _):
+        folder = evaluate_models(check(read_toml(config, set_ or []), EvaluationConfig, str(config)), runs, say)
+    if as_json:
+        print_json(json.loads((folder / "results.json").read_text()))
+    else:
+        print((folder / "results.md").read_text())
+        Console().print(f"files   {folder}", highlight=False, soft_wrap=True)
+
+
+RunPaths = Annotated[list[Path], typer.Argument(help="Run folders.")]
+
+
+@app.command()
+def compare(
+    runs: RunPaths,
+    measure: Annotated[str, typer.Option(help="Which measure.")] = "ndcg@10",
+    as_json: AsJson = False,
+) -> None:
+    """Paired differences between the policies of runs, per user, with intervals and Holm's correction."""
+    from dataclasses import asdict
+
+    from reports.stats import compare as compare_runs
+    from reports.tables import comparison_table
+    from simulation.runs import Run
+
+    comparisons = compare_runs([Run.open(path) for path in runs], measure)
+    if as_json:
+        print_json({"measure": measure, "comparisons": [asdict(one) for one in comparisons]})
+    else:
+        Console().print(comparison_table(comparisons))
+
+
+@app.command()
+def report(
+    runs: RunPaths, out: Annotated[Path | None, typer.Option(help="Default: report.html in the last run.")] = None
+) -> None:
+    """Rebuild report.html from the files of one or several runs."""
+    from reports.page import write_page
+    from simulation.runs import Run
+
+    target = out or runs[-1] / "report.html"
+    write_page([Run.open(path) for path in runs], target)
+    print(target)
+
+
+@app.command()
+def check(
+    kind: Annotated[str, typer.Argument(help="device-model, policy or generator.")],
+    path: Annotated[str, typer.Argument(help="package.module:Name or file.py:Name.")],
+    options: Annotated[list[str] | None, typer.Option("--set", help="key=value for its constructor.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The conformance kit: tells what is wrong with a plug-in and how to mend it."""
+    from simulation.conformance import conformance
+
+    findings = conformance(kind, path, options or [])
+    bad = [finding for finding in findings if not finding.ok]
+    if as_json:
+        print_json({"ok": not bad, "findings": [{"name": f.name, "ok": f.ok, "message": f.message} for f in findings]})
+    else:
+        for finding in findings:
+            Console().print(f"[{'green' if finding.ok else 'red'}]{'ok  ' if finding.ok else 'FAIL'}[/] ", end="")
+            Console().print(f"{finding.name}: {finding.message}", markup=False, highlight=False, soft_wrap=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    tier: Annotated[str, typer.Option(help="Which tier's reranker.")] = "phone",
+    out: Annotated[Path, typer.Option(help="Folder for the ONNX files.")] = Path("onnx"),
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Write a tier's reranker as ONNX (fp32 and int8), checked against torch and timed with onnxruntime."""
+    from simulation.launch import export_tier
+
+    exported = export_tier(run_folder, tier, out, runs).to_dict()
+    if as_json:
+        print_json(exported)
+        return
+    for file in exported["files"]:
+        print(
+            f"{file['path']}: {file['nbytes']:,} bytes, p50 {file['p50_ms']:.3f} ms, p95 {file['p95_ms']:.3f} ms, "
+            f"max difference {file['max_difference']:.2g}, top-10 overlap {file['top10_overlap']:.3f}"
+        )
+
+
+@data_app.command("inspect")
+def data_inspect(
+    path: Path, format_: Annotated[str, typer.Option("--format")] = "auto", as_json: AsJson = False
+) -> None:
+    """What a data file holds: counts, times, lengths, leakage of a leave-one-out split."""
+    from simulation.data.convert import inspect
+
+    found = inspect(path, format=format_)
+    if as_json:
+        print_json(found)
+    else:
+        for line in flat(found):
+            print(line)
+
+
+@data_app.command("convert")
+def data_convert(
+    path: Path,
+    target: Path,
+    format_: Annotated[str, typer.Option("--format")] = "auto",
+    k_core: Annotated[int, typer.Option(help="Keep users and items with at least k interactions.")] = 0,
+    min_rating: Annotated[float | None, typer.Option(help="Keep interactions rated at least this.")] = None,
+    seed: int = 0,
+) -> None:
+    """Write the canonical Parquet files of any supported format."""
+    from simulation.data.convert import convert
+
+    print(convert(path, target, seed=seed, format=format_, k_core=k_core, min_rating=min_rating))
+
+
+@app.command()
+def bench(
+    name: Annotated[Literal["engine", "scale"], typer.Argument(help="Which benchmark.")],
+    as_json: AsJson = False,
+) -> None:
+    """Benchmarks: ratios of times measured side by side in one process."""
+    from simulation.bench import BENCHMARKS
+
+    with progress_bar() as (say, _):
+        result = BENCHMARKS[name](say)
+    if as_json:
+        print_json(result)
+    else:
+        for line in flat(result):
+            print(line)
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """Every built-in and installed plug-in with its import path, options and the paper it follows."""
+    from rich.table import Table
+
+    from simulation.catalogue import entries
+
+    found = entries()
+    if as_json:
+        print_json({"entries": found})
+        return
+    table = Table("kind", "class", "options", "what it is")
+    for entry in found:
+        table.add_row(entry["kind"], entry["class"], ", ".join(entry["options"]), entry["about"])
+    Console().print(table)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What is wrong with this installation."""
+    from simulation.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json({"findings": findings})
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding['ok'] else 'BAD '} {finding['what']}: {finding['detail']}")
+    if not all(finding["ok"] for finding in findings):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def progress_bar() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+    """(say, progress) on stderr: lines above a bar with the estimated time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("waves, left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=error_console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def say(line: str) -> None:
+            bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        def advance(policy: str, done: int, total: int) -> None:
+            if policy not in tasks:
+                tasks[policy] = bar.add_task(policy, total=total)
+            bar.update(tasks[policy], completed=done)
+
+        yield say, advance
+
+
+def print_json(content: Any) -> None:
+    """One JSON object on stdout; numbers that are not finite become null."""
+    from simulation.runs import to_json
+
+    sys.stdout.write(to_json(content) + "\n")
+
+
+def flat(content: Any, path: str = "") -> list[str]:
+    """`a.b: value` lines of nested mappings."""
+    if isinstance(content, dict):
+        return [line for k, v in content.items() for line in flat(v, f"{path}.{k}" if path else str(k))]
+    return [f"{path}: {content:.4g}" if isinstance(content, float) else f"{path}: {content}"]
+
+

@@ -1,0 +1,162 @@
+"""The conformance kit behind `tandemrec check`: what is wrong with a plug-in, and how to mend it."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloud.gateway import Service, check_lists
+from cloud.generator import CandidateGenerator, TopK
+from cloud.sequences import Sequences
+from device.check import Finding, check_device_model
+from device.errors import ConfigError, TandemError
+from device.messages import Codec
+from device.policy import RequestPolicy, View
+from device.seeds import draws, rng
+from simulation.build import build, hint, imported
+from simulation.config import apply
+
+N_ITEMS, LENGTH, CANDIDATES, ROWS = 50, 10, 8, 16
+
+
+def conformance(kind: str, path: str, options: Sequence[str]) -> list[Finding]:
+    """Findings about the plug-in at `package.module:Name` or `file.py:Name`; ConfigError when it cannot be made."""
+    kinds = {"device-model": device_model, "policy": policy, "generator": generator}
+    if kind not in kinds:
+        raise ConfigError(f"check {kind}: unknown kind{hint(kind, kinds)}")
+    tables: dict[str, Any] = {}
+    for option in options:
+        apply(tables, option)
+    made = build(importable(path), tables, f"check {kind}", n_items=N_ITEMS, length=LENGTH)
+    return kinds[kind](made)
+
+
+def importable(path: str) -> str:
+    """An import path; a file's module is loaded under its own name first."""
+    file, _, name = path.rpartition(":")
+    if not file.endswith(".py"):
+        sys.path.insert(0, str(Path.cwd()))
+        imported(path, "check")
+        return path
+    if not Path(file).is_file():
+        raise ConfigError(f"check: {file}: no such file")
+    module = Path(file).stem
+    spec = importlib.util.spec_from_file_location(module, file)
+    assert spec is not None and spec.loader is not None  # a .py file has both
+    sys.modules[module] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[module])
+    return f"{module}:{name}"
+
+
+def device_model(made: Any) -> list[Finding]:
+    """Every finding of `device.check`."""
+    return list(check_device_model(made, n_items=N_ITEMS, length=LENGTH, candidates=CANDIDATES).findings)
+
+
+def view(rows: int = ROWS) -> View:
+    """A view of made-up devices."""
+    numbers = rng(0, "conformance")
+    pool = np.stack([numbers.permutation(N_ITEMS)[:CANDIDATES] + 1 for _ in range(rows)]).astype(np.int32)
+    pool[0, -1] = 0
+    scores = numbers.normal(size=(rows, CANDIDATES)).astype(np.float32)
+    count = np.arange(rows)
+    return View(
+        device=count,
+        step=count + 1,
+        at=count.astype(np.float64),
+        pool_age=count % 5 + 1,
+        since_request=count % 3 + 1,
+        history=numbers.integers(1, N_ITEMS + 1, (rows, LENGTH)).astype(np.int32),
+        candidates=pool,
+        cloud_scores=-np.sort(-scores, axis=1),
+        taken=count % (CANDIDATES + 1),
+        score=lambda: scores,
+    )
+
+
+def rows_of(whole: View, rows: slice) -> View:
+    """A view of some of its devices."""
+    arrays = {n: getattr(whole, n)[rows] for n in View.__dataclass_fields__ if n != "score"}
+    return View(**arrays, score=lambda: whole.score()[rows])
+
+
+def policy(made: Any) -> list[Finding]:
+    """Shape, numbers, repeatability and independence of the other devices."""
+    if not isinstance(made, RequestPolicy):
+        return [Finding("method", False, "has no urgency(view, draws); add it, returning one number per device")]
+    whole = view()
+    streams = draws(0, "policy", whole.device, whole.step)
+    try:
+        first, again = (np.asarray(made.urgency(whole, streams)) for _ in range(2))
+        halves = [
+            np.asarray(made.urgency(rows_of(whole, part), streams[part])) for part in (slice(0, 5), slice(5, ROWS))
+        ]
+    except Exception as error:
+        return [Finding("runs", False, f"urgency raised {type(error).__name__}: {error}")]
+    if first.shape != (ROWS,):
+        return [Finding("shape", False, f"urgency returned {first.shape} for {ROWS} devices; return one number each")]
+    return [
+        Finding("shape", True, "one number per device"),
+        finding("numbers", not np.isnan(first).any(), "no NaN", "urgency is NaN; guard divisions and logarithms"),
+        finding(
+            "repeatable",
+            np.array_equal(first, again),
+            "the same view gives the same urgency",
+            "two calls differ; take random numbers from `draws`, keep no state in the policy",
+        ),
+        finding(
+            "independent",
+            np.array_equal(first, np.concatenate(halves)),
+            "a device's urgency does not depend on the other devices",
+            "urgency depends on which devices share a call; use no statistic over the rows of a view",
+        ),
+    ]
+
+
+def generator(made: Any) -> list[Finding]:
+    """Shapes, numbers, ids, order, repeatability and costs of the lists."""
+    numbers = rng(0, "conformance")
+    items = numbers.integers(1, N_ITEMS + 1, 200).astype(np.int32)
+    ends = np.arange(10, 201, 10)
+    if hasattr(made, "fit"):
+        made.fit(Sequences(items, ends - 10, ends))
+    if not isinstance(made, CandidateGenerator):
+        if not hasattr(made, "scores") or not hasattr(made, "flops"):
+            return [Finding("method", False, "has neither generate(histories, k, *, rng) nor scores and flops; add one")]
+        made = TopK(made)
+    histories = numbers.integers(1, N_ITEMS + 1, (ROWS, LENGTH)).astype(np.int32)
+    streams = draws(0, "generator", np.arange(ROWS), np.zeros(ROWS, np.int64))
+    try:
+        first, again = (made.generate(histories, CANDIDATES, rng=streams) for _ in range(2))
+        service = Service(made, CANDIDATES, Codec(), 1.0, None, [], np.zeros(ROWS, np.int64), [], 1, 0)
+        check_lists(service, first, ROWS)
+    except TandemError as error:
+        return [Finding("lists", False, str(error))]
+    except Exception as error:
+        return [Finding("runs", False, f"generate raised {type(error).__name__}: {error}")]
+    lists = first.items
+    distinct = all(len(set(row[row > 0])) == (row > 0).sum() for row in lists)
+    in_range = bool(((lists >= 0) & (lists <= N_ITEMS)).all())
+    ordered = bool((np.diff(np.where(lists > 0, first.scores, -np.inf), axis=1)[lists[:, 1:] > 0] <= 0).all())
+    costs = first.flops is not None or first.seconds is not None
+    return [
+        Finding("lists", True, f"[{ROWS}, {CANDIDATES}] finite"),
+        finding("ids", in_range, "all in the catalogue", f"item ids outside 0..{N_ITEMS}; 0 marks an empty place"),
+        finding("distinct", distinct, "no item twice in a list", "a list holds an item twice; drop duplicates"),
+        finding("order", ordered, "best first", "scores rise along a list; sort it, best first"),
+        finding(
+            "repeatable",
+            np.array_equal(lists, again.items) and np.array_equal(first.scores, again.scores),
+            "the same request gives the same list",
+            "two calls with the same rng differ; take random numbers from `rng`",
+        ),
+        finding("cost", costs, "says what a list costs", "neither flops nor seconds; say what a list costs"),
+    ]
+
+
+def finding(name: str, ok: bool | np.bool_, good: str, bad: str) -> Finding:
+    """One finding with the message that fits."""
+    return Finding(name, bool(ok), good if ok else bad)

@@ -1,0 +1,183 @@
+"""Full-catalogue evaluation of single models: the reference table that every claim of a run is held against.
+
+Two stages, both shown. Stage 1 learns from the training part and picks its epochs on validation NDCG@10. Stage 2
+learns from training and validation items for that many epochs, as published leave-one-out figures do. The test items
+are looked at once, at the end, with and without the items a user has seen.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from cloud.ranking import CatalogueScorer, Neural, catalogue_ranks
+from cloud.training import write_text
+from device.seeds import draws
+from simulation.config import DataTable, Plugin, Table, TrainingTable
+from simulation.data.audit import leakage_audit
+from simulation.data.dataset import Split, windows
+from simulation.metrics import Measure, parse
+from simulation.objects import Shelf, make_split
+from simulation.prepare import described
+from simulation.statistics import mean_interval
+
+Say = Callable[[str], None]
+
+
+class ModelTable(Table):
+    """One row of the table."""
+
+    name: str
+    model: Plugin
+    training: TrainingTable = TrainingTable()  # type: ignore[valid-type]
+    history: int = Field(default=50, ge=1)
+    refit: bool = False
+    seeds: tuple[int, ...] | None = Field(default=None, strict=False)
+
+
+class EvaluationConfig(Table):
+    """`tandemrec evaluate CONFIG`."""
+
+    name: str
+    seeds: tuple[int, ...] = Field(default=(1, 2, 3), strict=False)
+    metrics: tuple[str, ...] = Field(default=("hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"), strict=False)
+    data: DataTable
+    models: tuple[ModelTable, ...] = Field(strict=False)
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Ranks of all test users by one trained model."""
+
+    model: str
+    stage: str
+    seed: int
+    seen: str  # "kept" or "filtered"
+    epochs: int
+    rank: NDArray[np.int64]  # [U]
+    ties: NDArray[np.int64]  # [U]
+
+
+def evaluate(config: EvaluationConfig, root: Path, say: Say) -> Path:
+    """Train, rank and write root/<name>/{results.json, results.md, per_user.parquet}; finished trainings are reused.
+
+    The data are read with the first seed (its permutation of item ids); the other seeds vary the training only.
+    """
+    import torch
+
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    split = make_split(config.data, config.seeds[0])
+    say(described(split, leakage_audit(split)))
+    rows = [row for model in config.models for row in evaluate_model(config, model, split, root, say)]
+    measures = [parse(name) for name in config.metrics]
+    table = [summary(row_group, measures) for row_group in grouped(rows)]
+    folder = root / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    per_user(rows, split, measures).to_parquet(folder / "per_user.parquet", index=False)
+    write_text(folder / "results.json", json.dumps({"config": config.model_dump(mode="json"), "rows": table}, indent=1))
+    write_text(folder / "results.md", markdown(table, measures))
+    return folder
+
+
+def evaluate_model(config: EvaluationConfig, table: ModelTable, split: Split, root: Path, say: Say) -> Iterator[Row]:
+    """Both stages of one model for all its seeds; stage 2 takes the epochs that the first seed's stage 1 chose."""
+    seeds = table.seeds or config.seeds
+    shelf = Shelf(root / "models", split, seeds[0], table.history, say)
+    options = table.training.options()  # type: ignore[attr-defined]
+    epochs = 0
+    for seed in seeds if not table.refit else seeds[:1]:
+        made, log = replace(shelf, seed=seed).trained(table.model, options, f"model {table.name!r}")
+        epochs = log.best_epoch if log else 0
+        yield from ranked(table, made, split, ("train", seed, epochs), say)
+    if table.refit:
+        fixed = replace(options, epochs=max(epochs, 1), patience=0)
+        for seed in seeds:
+            made, _ = replace(shelf, seed=seed, refit=True).trained(table.model, fixed, f"model {table.name!r}")
+            yield from ranked(table, made, split, ("train + validation", seed, epochs), say)
+
+
+def ranked(
+    table: ModelTable, made: Any, split: Split, trained: tuple[str, int, int], say: Say
+) -> Iterator[Row]:
+    """Ranks of the first test item of every user, seen items kept and filtered."""
+    from torch import nn
+
+    scorer: CatalogueScorer = Neural(made) if isinstance(made, nn.Module) else made
+    stage, seed, epochs = trained
+    data = split.data
+    users = np.flatnonzero(split.valid_end < data.offsets[1:])
+    ends = split.valid_end[users]
+    histories = windows(data, users, ends, int((ends - data.offsets[users]).max()))
+    noise = draws(seed, "evaluate", users)
+    for seen in ("kept", "filtered"):
+        rank, ties = catalogue_ranks(scorer, histories, data.item[ends], hide_seen=seen == "filtered", rng=noise)
+        row = Row(table.name, stage, seed, seen, epochs, rank, ties)
+        hit, gain = (parse(m).of(rank, ties).mean() for m in ("hr@10", "ndcg@10"))
+        say(f"{table.name}, {stage}, seed {seed}, seen {seen}: HR@10 {hit:.4f}, NDCG@10 {gain:.4f}")
+        yield row
+
+
+def grouped(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that differ in the seed only."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.stage, row.seen), []).append(row)
+    return list(groups.values())
+
+
+def summary(rows: Sequence[Row], measures: Sequence[Measure]) -> dict[str, Any]:
+    """Mean over users and seeds, the 95 % interval over users of the seed average, and the value of each seed."""
+    out: dict[str, Any] = {
+        "model": rows[0].model,
+        "trained on": rows[0].stage,
+        "seen items": rows[0].seen,
+        "epochs": rows[0].epochs,
+        "seeds": [row.seed for row in rows],
+        "users": len(rows[0].rank),
+    }
+    for measure in measures:
+        values = np.stack([measure.of(row.rank, row.ties) for row in rows])
+        interval = mean_interval(values.mean(0))
+        out[str(measure)] = {
+            "mean": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "by_seed": values.mean(1).tolist(),
+        }
+    return out
+
+
+def per_user(rows: Sequence[Row], split: Split, measures: Sequence[Measure]) -> pd.DataFrame:
+    """One line per model, stage, seed, filter and user."""
+    users = split.data.users[split.valid_end < split.data.offsets[1:]]
+    parts = []
+    for row in rows:
+        part = pd.DataFrame({"user": users, "rank": row.rank, "ties": row.ties})
+        for name in ("model", "stage", "seed", "seen"):
+            part.insert(0, name, getattr(row, name))
+        parts.append(part.assign(**{str(m): m.of(row.rank, row.ties) for m in measures}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def markdown(table: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> str:
+    """The table; every cell is the mean over users and seeds with its 95 % interval over users."""
+    names = [str(m) for m in measures]
+    lines = [
+        "| model | trained on | seen items | epochs | seeds | " + " | ".join(names) + " |",
+        "|---" * (5 + len(names)) + "|",
+    ]
+    for row in table:
+        cells = [f"{row[n]['mean']:.4f} [{row[n]['low']:.4f}, {row[n]['high']:.4f}]" for n in names]
+        epochs = str(row["epochs"] or "–")
+        seeds = str(len(row["seeds"]))
+        lines.append(f"| {row['model']} | {row['trained on']} | {row['seen items']} | {epochs} | {seeds} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+

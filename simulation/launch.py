@@ -1,0 +1,75 @@
+"""Starts an experiment in one of the ways of running, and exports what a run trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from device.errors import ConfigError, RunError
+from device.export import Exported, export_onnx
+from simulation.config import ExperimentConfig, check
+from simulation.experiment import Job
+from simulation.objects import Shelf, tiers
+from simulation.prepare import prepare
+from simulation.runs import Run
+
+
+def launch(
+    config: ExperimentConfig,
+    runs: Path,
+    *,
+    say: Callable[[str], None],
+    progress: Callable[[str, int, int], None],
+    resume: bool = False,
+    command: str = "",
+) -> Path:
+    """Prepare, cut the fleet into clients, run the ServerApp over them; returns the run folder."""
+    prepared = prepare(config, runs, say)
+    devices = len(prepared.timeline.devices)
+    clients = -(-devices // config.simulation.devices_per_client)
+    say(f"{devices:,} devices on {clients:,} client{'s' * (clients > 1)} ({config.simulation.runner})")
+    written: list[Path] = []
+    job = Job(
+        config,
+        runs.resolve(),
+        clients,
+        say=say,
+        progress=progress,
+        resume=resume,
+        command=command,
+        prepared=prepared,
+        written=written.append,
+    )
+    if config.simulation.runner == "flower":
+        from simulation.flower.ray_simulation import run_on_ray
+
+        run_on_ray(job)
+    else:
+        from simulation.flower.client_app import app
+        from simulation.flower.in_process_grid import run_in_process
+        from simulation.flower.server_app import app_for
+
+        run_in_process(app_for(job), app, clients=clients, run_config={})
+    if not written:
+        raise RunError("the server app ended without writing a run; its log above says why")
+    return written[0]
+
+
+def export_tier(run_folder: Path, tier_name: str, out: Path, runs: Path) -> Exported:
+    """ONNX files of the reranker that a tier of a run used; its training must still be in runs/models."""
+    from torch import nn
+
+    from simulation.objects import make_split
+
+    config = check(Run.open(run_folder).config, ExperimentConfig, str(run_folder / "config.resolved.toml"))
+    known = {tier.name: tier for tier in tiers(config)}
+    if tier_name not in known:
+        raise ConfigError(f"--tier {tier_name}: this run has the tiers {', '.join(known)}")
+    split = make_split(config.data, config.seed)
+    shelf = Shelf(
+        runs / "models", split, config.seed, config.device.history, lambda _: None, hide_seen=config.cloud.hide_seen
+    )
+    plugin = known[tier_name].model or config.device.model
+    module, _ = shelf.trained(plugin, config.device.training.options(), "[device.model]")  # type: ignore[attr-defined]
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"[device.model] {plugin.class_} is no torch module, so there is nothing to export")
+    out.mkdir(parents=True, exist_ok=True)
+    return export_onnx(module, out, length=config.device.history, candidates=config.cloud.pool)

@@ -1,0 +1,135 @@
+"""Every example of docs/plugins.md is written out, checked and run."""
+
+import importlib
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.check import check_device_model
+from device.model import DeviceModel
+from device.models.onnx_file import OnnxFile
+from device.policy import RequestPolicy
+from simulation.build import build
+from simulation.config import ExperimentConfig, check
+from simulation.experiment import Job
+from simulation.flower.client_app import app as client_app
+from simulation.flower.in_process_grid import run_in_process
+from simulation.flower.server_app import app_for
+from simulation.runs import Run
+
+PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
+BLOCK = re.compile(r"^## (?P<title>.+?)$|^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r"# (\S+\.(?:py|toml|csv))\n")
+Tables = dict[str, Any]
+
+
+def sections() -> dict[str, dict[str, list[str]]]:
+    """Title -> language -> blocks; what stands before the first title is under ""."""
+    found: dict[str, dict[str, list[str]]] = {"": {}}
+    for match in BLOCK.finditer(PAGE.read_text()):
+        if match["title"]:
+            found[match["title"]] = {}
+        else:
+            found[list(found)[-1]].setdefault(match["language"], []).append(match["text"])
+    return found
+
+
+PAGES = sections()
+MODELS = ["A device model in numpy", "A device model in torch", "A device model as an ONNX file"]
+OTHERS = ["A request policy", "A candidate generator", "A link from a trace file"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the files of all examples, as a reader would have it: the current one, and importable."""
+    modules = []
+    for language, text in [(lang, t) for page in PAGES.values() for lang, texts in page.items() for t in texts]:
+        name = NAME.match(text)
+        if name and language in ("python", "csv", "toml"):
+            (tmp_path / name[1]).write_text(text if language != "csv" else text[name.end() :])
+            modules += [name[1].removesuffix(".py")] if language == "python" else []
+    assert len(modules) == 5
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def merged(base: Tables, change: Tables) -> Tables:
+    """`change` over `base`; a table that names a class replaces the one it meets."""
+    if "class" in change:
+        return change
+    both = {
+        key: merged(base.get(key, {}), value) if isinstance(value, dict) else value for key, value in change.items()
+    }
+    return base | both
+
+
+def experiment(title: str) -> tuple[Tables, ExperimentConfig]:
+    (fragment,) = PAGES[title]["toml"]
+    (tiny,) = PAGES[""]["toml"]
+    change = tomllib.loads(fragment)
+    return change, check(merged(tomllib.loads(tiny), change), ExperimentConfig, f"docs/plugins.md, {title}")
+
+
+def test_there_is_an_example_of_everything():
+    assert list(PAGES) == ["", *MODELS, *OTHERS]
+    assert sum(len(texts) for page in PAGES.values() for texts in page.values()) >= 15
+
+
+@pytest.mark.parametrize(("title", "most"), [("A device model in numpy", 20), ("A request policy", 20)])
+def test_the_short_ones_are_short(title: str, most: int):
+    (code,) = PAGES[title]["python"]
+    lines = [line for line in code[code.index("class ") :].splitlines() if line.strip()]
+    assert len(lines) < most
+
+
+def test_the_base_is_a_whole_experiment():
+    (tiny,) = PAGES[""]["toml"]
+    assert check(tomllib.loads(tiny), ExperimentConfig, "tiny.toml").name == "tiny"
+
+
+@pytest.mark.parametrize("title", MODELS)
+def test_device_models_pass_the_conformance_kit(title: str, folder: Path):
+    importlib.invalidate_caches()
+    if title == "A device model as an ONNX file":
+        importlib.import_module("make_onnx")
+    plugin = experiment(title)[1].device.model
+    model = build(plugin.class_, plugin.options, title, n_items=80, length=20)
+    report = check_device_model(model, n_items=80)
+    report.raise_on_failure()
+    assert len(report.findings) == 9
+
+
+def test_the_policy_and_the_generator_fulfil_their_contracts(folder: Path):
+    importlib.invalidate_caches()
+    policy = experiment("A request policy")[1].all_policies[0]
+    assert isinstance(build(policy.class_, policy.options, "policy"), RequestPolicy)
+    generator = experiment("A candidate generator")[1].cloud.generator
+    from cloud.generator import CandidateGenerator
+
+    assert isinstance(build(generator.class_, generator.options, "generator", n_items=80), CandidateGenerator)
+
+
+@pytest.mark.parametrize("title", [*MODELS, *OTHERS])
+def test_a_tiny_experiment_runs_with_it(title: str, folder: Path):
+    importlib.invalidate_caches()
+    if title == "A device model as an ONNX file":
+        importlib.import_module("make_onnx")
+        assert isinstance(OnnxFile("exported/fp32.onnx"), DeviceModel)
+    change, config = experiment(title)
+    run_in_process(app_for(Job(config, folder / "runs", 2)), client_app, clients=2, run_config={})
+    (made,) = [path for path in (folder / "runs").iterdir() if path.name.startswith("tiny-")]
+    run = Run.open(made)
+    assert str(change).split("'class': '")[1].split("'")[0] in run.config_toml
+    # 40 users of 30 events replay 6 steps each; every other step asks
+    assert len(run.steps) == 240
+    (summary,) = run.summary["policies"].values()
+    assert 0.2 < summary["request_ratio"] <= 0.5
+    assert 0 < summary["measures"]["hr@10"]["mean"] < 1

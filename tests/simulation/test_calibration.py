@@ -1,0 +1,261 @@
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from cloud.gateway import Service
+from device.fleet import Setup
+from device.fusion import Fusion
+from device.messages import Codec
+from device.policy import Always, Consistency, Every, Never, Random
+from device.seeds import rng
+from loop_parts import Dot, Drawn, Scripted, random_timeline
+from simulation import prepare as preparing
+from simulation.calibration import ALPHAS, NORMALISATIONS, Validation, Watch, find_fusion, find_price
+from simulation.config import ExperimentConfig
+from simulation.metrics import NDCG
+from simulation.network import Ideal
+
+N = 80
+
+
+def validation(devices=80, steps=8, link=None, seconds=None, seed=0):
+    lived = random_timeline(devices, steps, N, seed=seed)
+    service = Service(
+        generator=Drawn(N),
+        pool=30,
+        codec=Codec(),
+        gflops=1.0,
+        seconds=seconds,
+        carriers=[link or Ideal()],
+        tier=lived.tier,
+        rows=[None],
+        cache_rows=0,
+        seed=5,
+    )
+    return Validation(lived, service, [1000])
+
+
+def setups(policy, price=0.0, fusion=None):
+    model = Dot(N)
+    return [Setup(model, model.init(rng(1, "w")), policy, fusion or Fusion(), price, seed=3)]
+
+
+def ratio_at(replayed, policy, price):
+    return replayed.run(setups(policy, price))["asked"].mean()
+
+
+@pytest.mark.parametrize("wanted", [0.1, 0.5])
+@pytest.mark.parametrize("policy", [Random(), Every(), Consistency("footrule"), Consistency("rbo")])
+def test_the_price_gives_the_wanted_ratio(policy, wanted):
+    replayed = validation()
+    price = find_price(replayed, setups(policy), wanted)
+    assert abs(ratio_at(replayed, policy, price) - wanted) < 0.02  # of 640 steps
+
+
+@pytest.mark.parametrize("policy", [Random(), Every(), Consistency()])
+def test_the_price_allows_for_waiting(policy):
+    # A reply takes 12 s of steps of 10 s: after a request one step passes in waiting, so at most half can be asked.
+    replayed = validation(link=Scripted([(False, 6.0)]), seconds=0.0)
+    price = find_price(replayed, setups(policy), 0.3)
+    assert abs(ratio_at(replayed, policy, price) - 0.3) < 0.02
+    out_of_reach = find_price(replayed, setups(policy), 0.9)
+    assert ratio_at(replayed, policy, out_of_reach) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("policy", [Never(), Always()])
+def test_a_policy_without_a_scale_has_no_price(policy):
+    assert find_price(validation(5, 3), setups(policy), 0.3) == 0.0
+
+
+def brute_force(replayed, policy, price):
+    """NDCG@10 of every fusion from a whole replay under it, by places counted one by one."""
+    values = {}
+    for alpha, normalise in product(ALPHAS, NORMALISATIONS):
+        columns = replayed.run(setups(policy, price, Fusion(alpha, normalise)))
+        gains = [
+            sum(1 / np.log2(place + 1) for place in range(rank, rank + ties) if place <= 10) / ties if rank else 0.0
+            for rank, ties in zip(columns["rank"].tolist(), columns["ties"].tolist(), strict=True)
+        ]
+        values[alpha, normalise] = float(np.mean(gains))
+    return values
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_fusion_is_the_best_of_all(seed):
+    replayed = validation(40, 5, seed=seed)
+    values = brute_force(replayed, Consistency(), 0.5)
+    found = find_fusion(replayed, setups(Consistency(), 0.5, Fusion(0.9, "rank")))
+    assert values[found.alpha, found.normalise] == pytest.approx(max(values.values()), abs=1e-12)
+    assert max(values.values()) > min(values.values()) + 0.005  # there was something to choose
+    best = [alpha for (alpha, _), value in values.items() if value >= max(values.values()) - 1e-12]
+    assert found.alpha == min(best)
+
+
+def test_equal_fusions_go_to_the_smaller_weight_of_the_cloud():
+    class Agrees(Drawn):
+        """Ranks like the device: the scores are the items' numbers, falling."""
+
+        def generate(self, histories, k, *, rng):
+            made = super().generate(histories, k, rng=rng)
+            items = -np.sort(-made.items, axis=1)
+            return replace(made, items=items, scores=items.astype(np.float32))
+
+    class ById(Dot):
+        def score(self, params, history, candidates):
+            return candidates.astype(np.float32)
+
+    replayed = validation(20, 4)
+    replayed = replace(replayed, service=replace(replayed.service, generator=Agrees(N)))
+    setup = replace(setups(Random(0.5))[0], model=ById(N))
+    assert find_fusion(replayed, [setup]) == Fusion(0.0, NORMALISATIONS[0])
+
+
+def test_watching_changes_nothing():
+    replayed = validation(40, 5)
+    plain = replayed.run(setups(Consistency(), 0.5))
+    watch = Watch()
+    watched = replayed.run(setups(Consistency(), 0.5), watch)
+    for name, values in plain.items():
+        np.testing.assert_array_equal(watched[name], values, err_msg=name)
+    assert sum(len(part) for part in watch.target) == 200
+    assert watch.ndcg(Fusion()) == pytest.approx(NDCG(10).of(plain["rank"], plain["ties"]).mean())
+
+
+def config(**changes):
+    tables = {
+        "name": "calibration",
+        "seed": 4,
+        "data": {
+            "synthetic": {"users": 40, "items": 60, "topics": 5, "length": 16},
+            "split": {"leave_last": 4, "validation": 5},
+        },
+        "cloud": {"generator": {"class": "cloud.generators.floors:Markov"}, "pool": 12, "history": 6},
+        "device": {"model": {"class": "loop_parts:Dot", "width": 6}, "history": 6},
+        "policies": [
+            {"class": "device.policy:Consistency", "request_ratio": 0.3},
+            {"class": "device.policy:Random", "request_ratio": 0.2},
+            {"class": "device.policy:Always"},
+        ],
+        "network": {"link": "3g"},
+    }
+    return ExperimentConfig.model_validate(tables | changes)
+
+
+def silent(line):
+    pass
+
+
+def test_validation_ends_where_the_test_begins(tmp_path):
+    prepared = preparing.prepare(config(), tmp_path, silent)
+    split, replayed = prepared.split, preparing.validation_replay(prepared)
+    assert replayed.timeline.items.shape == (40, 5)
+    for row, user in enumerate(prepared.users):
+        begin, end = split.train_end[user], split.valid_end[user]
+        assert replayed.timeline.items[row].tolist() == split.data.item[begin:end].tolist()
+        assert replayed.timeline.at[row].max() == split.data.at[end - 1]
+        assert prepared.timeline.items[row].tolist() == split.data.item[end : end + 4].tolist()
+        assert replayed.timeline.at[row].max() < prepared.timeline.at[row].min()
+        assert replayed.timeline.histories[row].tolist() == split.data.item[begin - 6 : begin].tolist()
+
+
+def test_every_replay_of_the_calibration_is_a_validation_replay(tmp_path, monkeypatch):
+    prepared = preparing.prepare(config(), tmp_path, silent)
+    seen, real = [], Validation.run
+
+    def spy(self, *arguments, **named):
+        seen.append(self.timeline)
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(Validation, "run", spy)
+    chosen = preparing.choose(prepared, silent)
+    assert len(seen) > 8
+    assert len(chosen) == 3
+    data, ends = prepared.split.data, prepared.split.valid_end[prepared.users]
+    for lived in seen:
+        last = np.where(np.isfinite(lived.at), lived.at, -np.inf).max(1)
+        assert (last == data.at[ends - 1]).all()
+
+
+def test_other_test_events_give_the_same_choices(tmp_path, monkeypatch):
+    """All that is trained and chosen is the same when the test part of the data is replaced by something else."""
+    chosen = []
+    for number in range(2):
+        made = preparing.make_split
+
+        def poisoned(table, seed, made=made, number=number):
+            split = made(table, seed)
+            items = split.data.item.copy()
+            test = split.part() == 2
+            items[test] = (items[test] + 17 * number - 1) % split.data.n_items + 1
+            return replace(split, data=replace(split.data, item=items))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(preparing, "make_split", poisoned)
+            prepared = preparing.prepare(config(), tmp_path / str(number), silent)
+        histories = [prepared.timeline.histories.tolist(), prepared.service.generator.inner.scorer.popularity.counts.tolist()]
+        chosen.append((prepared.timeline.items.tolist(), preparing.choose(prepared, silent), histories))
+    assert chosen[0][0] != chosen[1][0]
+    assert chosen[0][1:] == chosen[1][1:]
+
+
+def test_other_validation_events_give_other_choices(tmp_path, monkeypatch):
+    """The test above could not fail if nothing ever changed the choices."""
+    made, chosen = preparing.make_split, []
+    for number in range(2):
+
+        def shifted(table, seed, number=number):
+            split = made(table, seed)
+            items = split.data.item.copy()
+            part = split.part() == 1
+            items[part] = (items[part] + 17 * number - 1) % split.data.n_items + 1
+            return replace(split, data=replace(split.data, item=items))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(preparing, "make_split", shifted)
+            prepared = preparing.prepare(config(), tmp_path / str(number), silent)
+        chosen.append(preparing.choose(prepared, silent))
+    assert chosen[0] != chosen[1]
+
+
+def test_choices_are_made_once_and_kept(tmp_path, monkeypatch):
+    prepared = preparing.prepare(config(), tmp_path, silent)
+    chosen = preparing.choose(prepared, silent)
+    monkeypatch.setattr(preparing, "find_price", lambda *_: pytest.fail("looked for again"))
+    assert preparing.choose(prepared, silent) == chosen
+    fixed = config(
+        policies=[{"class": "device.policy:Random", "price": 0.7}],
+        device={"model": {"class": "loop_parts:Dot"}, "history": 6, "fusion": {"alpha": 0.3, "normalise": "rank"}},
+    )
+    given = preparing.choose(preparing.prepare(fixed, tmp_path, silent), silent)
+    assert list(given.values()) == [preparing.Chosen(0.7, 0.3, "rank")]
+
+
+SIZES = {
+    # One array: head 2, number of arrays 1; name 1 + 5, dtype 1, axes 1, sizes 1 + 1, 61 rows of 6 float32; CRC32 4.
+    "resident": 2 + 1 + (1 + 5 + 1 + 1 + 2) + 61 * 6 * 4 + 4,
+    # "table.codes" [61, 6] of one byte and "table.scale" [61] of four.
+    "resident-int8": 2 + 1 + (1 + 11 + 1 + 1 + 2) + 61 * 6 + (1 + 11 + 1 + 1 + 1) + 61 * 4 + 4,
+    # Nothing but the table was to be installed.
+    "streamed": 2 + 1 + 4,
+}
+
+
+@pytest.mark.parametrize("items", list(SIZES))
+def test_bytes_of_the_three_ways_to_hold_the_item_table(tmp_path, items):
+    device = {"model": {"class": "loop_parts:Dot", "width": 6}, "history": 6, "items": items, "cache_rows": 40}
+    prepared = preparing.prepare(config(device=device), tmp_path, silent)
+    assert prepared.model_bytes == [SIZES[items]]
+    (rows,) = prepared.service.rows
+    assert (rows is not None) == (items == "streamed")
+    policy, chosen = prepared.config.all_policies[0], preparing.Chosen(0.0, 0.5, "rank")
+    (setup,) = preparing.setups(prepared.config, prepared.installed, policy, chosen)
+    assert setup.cache_rows == (40 if items == "streamed" else 0)
+    table, exact = setup.params["table"], Dot(60, 6).init(rng(4, "device model", "phone"))["table"]
+    if items == "resident":
+        np.testing.assert_array_equal(table, exact)
+    else:
+        assert (table != exact).any()
+        assert (np.abs(table - exact) <= np.abs(exact).max(1)[:, None] / 254 * 1.001).all()
+
