@@ -219,7 +219,9 @@ class Gateway:
                 scores=made.scores[here],
                 row_ids=ids,
                 rows=rows.codes[ids] if rows else np.zeros((len(here), 0, 1), np.int8),
-                row_scale=np.where(ids != 0, rows.scale[ids], np.float32(0)) if rows else np.zeros((len(here), 0), "f4"),
+                row_scale=np.where(ids != 0, rows.scale[ids], np.float32(0))
+                if rows
+                else np.zeros((len(here), 0), "f4"),
                 denied=np.zeros(len(here), np.bool_),
                 retry_after=np.zeros(len(here), np.float32),
             )
@@ -255,7 +257,9 @@ def check_lists(service: Service, made: Generated, rows: int) -> None:
             f"requests of {service.pool} candidates; return both as [{rows}, {service.pool}], 0-padded"
         )
     if not np.isfinite(made.scores).all():
-        raise ContractError(f"generator {name}.generate returned NaN or infinite scores; give empty places item 0, score 0")
+        raise ContractError(
+            f"generator {name}.generate returned NaN or infinite scores; give empty places item 0, score 0"
+        )
 
 
 def cloud_seconds(service: Service, made: Generated) -> Floats:

@@ -27,7 +27,7 @@ class CatalogueScorer(Protocol):
 
 
 class Neural:
-    """A torch module that scores the catalogue: `catalogue(history)`, or `catalogue_scores(history, noise)` (diffusion)."""
+    """A torch module with `catalogue(history)`, or with `catalogue_scores(history, noise)` (diffusion)."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval()

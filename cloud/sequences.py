@@ -68,16 +68,15 @@ def prefix_batches(
     """One epoch of (history [B, l], next item [B]) over every prefix of every user."""
     counts = np.maximum(data.lengths - 1, 0)
     users = np.repeat(np.arange(len(data)), counts)
-    ends = np.concatenate([np.arange(a + 1, b) for a, b in zip(data.starts, data.ends, strict=True)] or [[]]).astype(
-        np.int64
-    )
+    nth = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+    ends = data.starts[users] + 1 + nth
     sizes = np.minimum(ends - data.starts[users], length)
     for rows in bucketed(sizes, batch, rng):
         yield data.windows(users[rows], ends[rows], int(sizes[rows].max())), data.items[ends[rows]]
 
 
 def bucketed(sizes: NDArray[np.int64], batch: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Row numbers in batches of similar size, in random order: shuffle, sort inside runs of 32 batches, shuffle batches."""
+    """Row numbers in batches of similar size: shuffle, sort inside runs of 32 batches, shuffle the batches."""
     order = rng.permutation(len(sizes))
     runs = [order[i : i + 32 * batch] for i in range(0, len(order), 32 * batch)]
     rows = [run[np.argsort(sizes[run], kind="stable")] for run in runs]

@@ -163,9 +163,7 @@ def validate(
     if log.epoch % options.validate_every and log.epoch < options.epochs:
         return
     rows = np.linspace(0, len(held_out.targets) - 1, min(options.validation_users, len(held_out.targets))).astype(int)
-    rank, ties = catalogue_ranks(
-        Neural(model), held_out.histories[rows], held_out.targets[rows], hide_seen=hide_seen
-    )
+    rank, ties = catalogue_ranks(Neural(model), held_out.histories[rows], held_out.targets[rows], hide_seen=hide_seen)
     value = float(measure(rank, ties).mean())
     log.values = [*(log.values or []), value]
     if value > log.best_value:

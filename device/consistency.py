@@ -25,7 +25,15 @@ _F32_MAX = np.finfo(np.float32).max
 
 
 class Measure(Protocol):
-    """A disagreement of two rankings."""
+    """A disagreement of two rankings.
+
+    `resolution` is the step between neighbouring values where they are few enough to matter, else 0.
+    """
+
+    @property
+    def resolution(self) -> float:
+        """Distance of neighbouring values; 0 = fine."""
+        ...
 
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B] in [0, 1]."""
@@ -60,6 +68,11 @@ def rbo_ext(a: Sequence[Hashable], b: Sequence[Hashable], p: float) -> float:
 class Footrule:
     """Spearman's footrule sum |a - b| / floor(N^2 / 2): LSC4Rec's displacement, normalised; random orders give 2/3."""
 
+    @property
+    def resolution(self) -> float:
+        """Fine."""
+        return 0.0
+
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
         moved = np.abs(ranks(cloud, valid) - ranks(device, valid))
@@ -70,6 +83,11 @@ class Footrule:
 @dataclass(frozen=True, slots=True)
 class KendallTau:
     """Share of discordant pairs, (1 - tau) / 2 of Kendall's tau without ties; random orders give 1/2."""
+
+    @property
+    def resolution(self) -> float:
+        """Fine."""
+        return 0.0
 
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
@@ -96,6 +114,11 @@ class TopOverlap:
     def __post_init__(self) -> None:
         _check(isinstance(self.k, int) and self.k >= 1, "overlap.k", self.k, "a whole number >= 1")
 
+    @property
+    def resolution(self) -> float:
+        """1 / k: one item more or less."""
+        return 1 / self.k
+
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
         size = np.minimum(valid.sum(axis=1), self.k)
@@ -112,6 +135,11 @@ class RBO:
 
     def __post_init__(self) -> None:
         _check(isinstance(self.p, float) and 0 < self.p < 1, "rbo.p", self.p, "a number between 0 and 1, both excluded")
+
+    @property
+    def resolution(self) -> float:
+        """Fine."""
+        return 0.0
 
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
@@ -136,6 +164,11 @@ class JensenShannon:
         good = isinstance(self.temperature, int | float) and 0 < self.temperature < np.inf
         _check(good, "js.temperature", self.temperature, "a finite number > 0")
 
+    @property
+    def resolution(self) -> float:
+        """Fine."""
+        return 0.0
+
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
         one, two = (_softmax(scores / self.temperature, valid) for scores in (cloud, device))
@@ -154,6 +187,11 @@ class Entropy:
 
     def __post_init__(self) -> None:
         _check(isinstance(self.k, int) and self.k >= 1, "entropy.k", self.k, "a whole number >= 1")
+
+    @property
+    def resolution(self) -> float:
+        """Fine."""
+        return 0.0
 
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""

@@ -120,7 +120,7 @@ class Fleet:
     def observe(
         self, who: Rows, taken: NDArray[np.int32], rank: NDArray[np.int32], at: NDArray[np.float64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """The users of `who` took items [B], shown at `rank` [B]; returns (asked [B], urgency [B]; NaN while waiting)."""
+        """The users of `who` took items [B], shown at `rank` [B]; returns (asked, urgency) [B], NaN while waiting."""
         self.history[who] = np.concatenate([self.history[who, 1:], taken[:, None]], axis=1)
         items = self.items[who]
         self.items[who] = np.where(items == taken[:, None], 0, items)
@@ -197,7 +197,7 @@ class Fleet:
         return np.asarray(urgency, np.float64)
 
     def scores(self, who: Rows) -> Scores:
-        """[B, C] reranker scores of the present pools with the present histories; computed once per change of either."""
+        """[B, C] reranker scores of the present pools and histories; computed once per change of either."""
         todo = who[~self.scored[who]]
         if len(todo):
             self.device_scores[todo] = score_in_batches(self.setup, self._known_history(todo), self.items[todo])
@@ -238,5 +238,3 @@ def score_in_batches(setup: Setup, histories: Items, candidates: Items) -> Score
             )
         out[start : start + SCORING_BATCH] = scores[: len(candidates) - start]
     return out
-
-

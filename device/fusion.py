@@ -46,7 +46,8 @@ def normalised(scores: Scores, valid: NDArray[np.bool_], how: Normalisation) -> 
     if how == "standardise":
         centred = np.where(valid, kept - kept.sum(1, keepdims=True) / count, np.float32(0))
         spread = np.sqrt(np.einsum("bc,bc->b", centred, centred)[:, None] / count)
-        return centred / np.maximum(spread, np.float32(1e-12))
+        scaled: Scores = centred / np.maximum(spread, np.float32(1e-12))
+        return scaled
     if how == "minmax":
         low = np.where(valid, scores, np.float32(np.inf)).min(1, keepdims=True)
         high = np.where(valid, scores, np.float32(-np.inf)).max(1, keepdims=True)

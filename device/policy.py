@@ -46,7 +46,7 @@ class View:
     @property
     def valid(self) -> NDArray[np.bool_]:
         """[B, C] True where a slot holds a candidate."""
-        return self.candidates != 0
+        return np.not_equal(self.candidates, 0)
 
 
 @runtime_checkable
@@ -81,7 +81,7 @@ class Always:
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """Asks after every m-th interaction; without `steps`, the urgency is the number of interactions since the last request.
+    """Asks after every m-th interaction; without `steps`, urgency is the number of interactions since the last request.
 
     With a wanted request ratio the price lies between two whole numbers, and a draw below one decides the rest.
     """
@@ -95,8 +95,8 @@ class Every:
     def urgency(self, view: View, draws: Draws) -> Urgency:
         """Interactions since the last request, less `steps` (positive from the m-th on)."""
         if self.steps is None:
-            return view.since_request + draws.uniform()[:, 0]
-        return view.since_request - self.steps + 0.5
+            return np.asarray(view.since_request + draws.uniform()[:, 0], np.float64)
+        return np.asarray(view.since_request - self.steps + 0.5, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,11 @@ class Consistency:
         measure(self.measure, **self.options)
 
     def urgency(self, view: View, draws: Draws) -> Urgency:
-        """The disagreement, in [0, 1]; 0 = the same order."""
+        """The disagreement, in [0, 1]; 0 = the same order.
+
+        A coarse measure (the overlap of two top-10s has 11 values) gets a draw below one of its steps on top, or no
+        price could give the wanted request ratio.
+        """
         disagreement = measure(self.measure, **self.options)
-        return disagreement(view.cloud_scores, view.device_scores, view.valid)
+        values = disagreement(view.cloud_scores, view.device_scores, view.valid)
+        return values + disagreement.resolution * draws.uniform()[:, 0] if disagreement.resolution else values

@@ -21,7 +21,8 @@ class RowCache:
 
     def knows(self, who: NDArray[np.int64], ids: Items) -> NDArray[np.bool_]:
         """[B, R] True where device who[i] holds the row of ids[i, j]; padding is always known."""
-        return member(ids, self.held[who]) | (ids == 0)
+        known: NDArray[np.bool_] = member(ids, self.held[who]) | (ids == 0)
+        return known
 
     def need(self, who: NDArray[np.int64], ids: Items) -> None:
         """Put the rows of ids [B, R] (no id twice in a row) in front; the least recently needed fall out."""

@@ -54,7 +54,9 @@ def whole_run(prepared: Prepared) -> float:
     config = prepared.config
     clients = -(-len(prepared.timeline.devices) // config.simulation.devices_per_client)
     started = time.perf_counter()
-    run_in_process(app_for(Job(config, prepared.root, clients, prepared=prepared)), client_app, clients=clients, run_config={})
+    run_in_process(
+        app_for(Job(config, prepared.root, clients, prepared=prepared)), client_app, clients=clients, run_config={}
+    )
     return time.perf_counter() - started
 
 
@@ -127,7 +129,13 @@ def one_size(users: int, steps: int) -> dict[str, Any]:
         prepared = prepare(experiment(users, steps), Path(scratch), lambda _: None)
         seconds = whole_run(prepared)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"devices": users, "steps": steps, "seconds": seconds, "us_per_step": 1e6 * seconds / users / steps, "peak_mb": peak}
+    return {
+        "devices": users,
+        "steps": steps,
+        "seconds": seconds,
+        "us_per_step": 1e6 * seconds / users / steps,
+        "peak_mb": peak,
+    }
 
 
 BENCHMARKS: dict[str, Callable[[Say], dict[str, Any]]] = {"engine": engine, "scale": scale}

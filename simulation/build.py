@@ -72,7 +72,7 @@ def check_type(where: str, key: str, value: Any, parameter: inspect.Parameter | 
     allowed, literals = accepted
     if literals and isinstance(value, str) and value not in literals:
         raise ConfigError(f"{where}: {key} = {value!r}; expected one of {', '.join(map(repr, literals))}")
-    if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
+    if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
         names = " or ".join(t.__name__ for t in allowed)
         raise ConfigError(f"{where}: {key} = {value!r} is a {type(value).__name__}; expected {names}")
 

@@ -64,7 +64,9 @@ def offers(kind: str, member: type, module: ModuleType) -> bool:
         return False
     if not any(callable(getattr(member, method, None)) for method in METHODS[kind]):
         return False
-    return kind not in ("device model", "generator") or bool({"n_items", "path"} & set(inspect.signature(member).parameters))
+    return kind not in ("device model", "generator") or bool(
+        {"n_items", "path"} & set(inspect.signature(member).parameters)
+    )
 
 
 def modules(package: ModuleType) -> list[ModuleType]:

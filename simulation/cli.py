@@ -288,5 +288,3 @@ def flat(content: Any, path: str = "") -> list[str]:
     if isinstance(content, dict):
         return [line for k, v in content.items() for line in flat(v, f"{path}.{k}" if path else str(k))]
     return [f"{path}: {content:.4g}" if isinstance(content, float) else f"{path}: {content}"]
-
-

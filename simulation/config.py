@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,10 +42,14 @@ class TrainingBase(Table):
         return Training(**self.model_dump())
 
 
-_types = get_type_hints(Training)
-TrainingTable = pydantic.create_model(
-    "TrainingTable", __base__=TrainingBase, **{f.name: (_types[f.name], f.default) for f in fields(Training)}
-)
+if TYPE_CHECKING:
+    TrainingTable = TrainingBase
+else:
+    TrainingTable = pydantic.create_model(
+        "TrainingTable",
+        __base__=TrainingBase,
+        **{f.name: (get_type_hints(Training)[f.name], f.default) for f in fields(Training)},
+    )
 
 
 class SplitTable(Table):
@@ -93,7 +97,7 @@ class CloudTable(Table):
     """The data centre."""
 
     generator: Plugin
-    training: TrainingTable = TrainingTable()  # type: ignore[valid-type]
+    training: TrainingTable = TrainingTable()
     pool: int = Field(default=50, ge=1, le=65_536)
     hide_seen: bool = True
     history: int = Field(default=50, ge=1)
@@ -121,7 +125,7 @@ class DeviceTable(Table):
     """The devices."""
 
     model: Plugin
-    training: TrainingTable = TrainingTable()  # type: ignore[valid-type]
+    training: TrainingTable = TrainingTable()
     policy: "PolicyTable | None" = None
     tiers: tuple[TierTable, ...] = Field(default=(), strict=False)
     history: int = Field(default=50, ge=1)

@@ -45,7 +45,8 @@ def importable(path: str) -> str:
         raise ConfigError(f"check: {file}: no such file")
     module = Path(file).stem
     spec = importlib.util.spec_from_file_location(module, file)
-    assert spec is not None and spec.loader is not None  # a .py file has both
+    assert spec is not None  # a .py file has a spec
+    assert spec.loader is not None  # and a loader
     sys.modules[module] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[module])
     return f"{module}:{name}"
@@ -125,7 +126,9 @@ def generator(made: Any) -> list[Finding]:
         made.fit(Sequences(items, ends - 10, ends))
     if not isinstance(made, CandidateGenerator):
         if not hasattr(made, "scores") or not hasattr(made, "flops"):
-            return [Finding("method", False, "has neither generate(histories, k, *, rng) nor scores and flops; add one")]
+            return [
+                Finding("method", False, "has neither generate(histories, k, *, rng) nor scores and flops; add one")
+            ]
         made = TopK(made)
     histories = numbers.integers(1, N_ITEMS + 1, (ROWS, LENGTH)).astype(np.int32)
     streams = draws(0, "generator", np.arange(ROWS), np.zeros(ROWS, np.int64))

@@ -17,7 +17,9 @@ def examine() -> list[dict[str, Any]]:
     found = [finding("Python", sys.version_info >= (3, 11), f"{sys.version.split()[0]}; needs 3.11 or newer")]
     found += [package(name) for name in NEEDED]
     found += [ours(name) for name in ("device", "cloud", "simulation", "reports")]
-    found.append(finding("threads", True, f"{os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"))
+    found.append(
+        finding("threads", True, f"{os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}")
+    )
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     found.append(finding("disk", free > 1, f"{free:.1f} GiB free here; runs and models need about 1"))
     return found
@@ -31,14 +33,18 @@ def package(name: str) -> dict[str, Any]:
     except Exception as error:
         return finding(name, False, f"{type(error).__name__}: {error}; install the project again")
     wanted = PINNED.get(name)
-    return finding(name, wanted in (None, version), version if wanted in (None, version) else f"{version}; needs {wanted}")
+    return finding(
+        name, wanted in (None, version), version if wanted in (None, version) else f"{version}; needs {wanted}"
+    )
 
 
 def ours(name: str) -> dict[str, Any]:
     """The folder names are common words: is it really our package that is imported?"""
     where = Path(importlib.import_module(name).__file__ or "").parent
     here = Path(__file__).parent.parent
-    return finding(f"package {name}", where.parent == here, f"{where}" + ("" if where.parent == here else " hides ours"))
+    return finding(
+        f"package {name}", where.parent == here, f"{where}" + ("" if where.parent == here else " hides ours")
+    )
 
 
 def finding(what: str, ok: bool, detail: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class ModelTable(Table):
 
     name: str
     model: Plugin
-    training: TrainingTable = TrainingTable()  # type: ignore[valid-type]
+    training: TrainingTable = TrainingTable()
     history: int = Field(default=50, ge=1)
     refit: bool = False
     seeds: tuple[int, ...] | None = Field(default=None, strict=False)
@@ -90,7 +90,7 @@ def evaluate_model(config: EvaluationConfig, table: ModelTable, split: Split, ro
     """Both stages of one model for all its seeds; stage 2 takes the epochs that the first seed's stage 1 chose."""
     seeds = table.seeds or config.seeds
     shelf = Shelf(root / "models", split, seeds[0], table.history, say)
-    options = table.training.options()  # type: ignore[attr-defined]
+    options = table.training.options()
     epochs = 0
     for seed in seeds if not table.refit else seeds[:1]:
         made, log = replace(shelf, seed=seed).trained(table.model, options, f"model {table.name!r}")
@@ -103,9 +103,7 @@ def evaluate_model(config: EvaluationConfig, table: ModelTable, split: Split, ro
             yield from ranked(table, made, split, ("train + validation", seed, epochs), say)
 
 
-def ranked(
-    table: ModelTable, made: Any, split: Split, trained: tuple[str, int, int], say: Say
-) -> Iterator[Row]:
+def ranked(table: ModelTable, made: Any, split: Split, trained: tuple[str, int, int], say: Say) -> Iterator[Row]:
     """Ranks of the first test item of every user, seen items kept and filtered."""
     from torch import nn
 
@@ -177,7 +175,7 @@ def markdown(table: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> st
         cells = [f"{row[n]['mean']:.4f} [{row[n]['low']:.4f}, {row[n]['high']:.4f}]" for n in names]
         epochs = str(row["epochs"] or "–")
         seeds = str(len(row["seeds"]))
-        lines.append(f"| {row['model']} | {row['trained on']} | {row['seen items']} | {epochs} | {seeds} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {row['model']} | {row['trained on']} | {row['seen items']} | {epochs} | {seeds} | {' | '.join(cells)} |"
+        )
     return "\n".join(lines) + "\n"
-
-

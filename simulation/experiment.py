@@ -120,7 +120,9 @@ def write(
     per_user = per_user_metrics(steps, ledger, users, measures)
     summary = summarise(steps, ledger, per_user, measures) | {
         "command": job.command,
-        "chosen": {label: {"price": c.price, "alpha": c.alpha, "normalise": c.normalise} for label, c in chosen.items()},
+        "chosen": {
+            label: {"price": c.price, "alpha": c.alpha, "normalise": c.normalise} for label, c in chosen.items()
+        },
         "decision_hash": decision_hash(steps, ledger),
         "data": dict(prepared.audit) | {"name": prepared.split.data.name, "hash": prepared.split.data.content_hash()},
         "protocol": protocol(job.config),
@@ -269,5 +271,3 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
-
-

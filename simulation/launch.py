@@ -68,7 +68,7 @@ def export_tier(run_folder: Path, tier_name: str, out: Path, runs: Path) -> Expo
         runs / "models", split, config.seed, config.device.history, lambda _: None, hide_seen=config.cloud.hide_seen
     )
     plugin = known[tier_name].model or config.device.model
-    module, _ = shelf.trained(plugin, config.device.training.options(), "[device.model]")  # type: ignore[attr-defined]
+    module, _ = shelf.trained(plugin, config.device.training.options(), "[device.model]")
     if not isinstance(module, nn.Module):
         raise ConfigError(f"[device.model] {plugin.class_} is no torch module, so there is nothing to export")
     out.mkdir(parents=True, exist_ok=True)

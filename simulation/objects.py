@@ -214,7 +214,10 @@ def laid_out(config: ExperimentConfig, made: Installed) -> Installed:
     body = {k: v for k, v in made.params.items() if k != name}
     if config.device.items == "resident-int8":
         return Installed(
-            made.model, params, len(encode_patch({**body, f"{name}.codes": rows.codes, f"{name}.scale": rows.scale})), None
+            made.model,
+            params,
+            len(encode_patch({**body, f"{name}.codes": rows.codes, f"{name}.scale": rows.scale})),
+            None,
         )
     return Installed(made.model, params, len(encode_patch(body)), rows)
 

@@ -102,9 +102,7 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
     users = np.flatnonzero(split.valid_end < split.data.offsets[1:])
     if not len(users):
         raise ConfigError("[data.split] leaves no test steps; lower leave_last, validation or min_train")
-    shelf = Shelf(
-        root / "models", split, config.seed, config.device.history, say, hide_seen=config.cloud.hide_seen
-    )
+    shelf = Shelf(root / "models", split, config.seed, config.device.history, say, hide_seen=config.cloud.hide_seen)
     generator = make_generator(config, replace(shelf, length=config.cloud.history))
     with tempfile.TemporaryDirectory() as scratch:
         installed = tuple(install(config, shelf, tier, Path(scratch)) for tier in tiers(config))

@@ -59,7 +59,7 @@ class Timeline:
     @property
     def steps(self) -> int:
         """The longest replay."""
-        return self.items.shape[1]
+        return int(self.items.shape[1])
 
     def rows(self, rows: NDArray[np.int64]) -> "Timeline":
         """The timeline of some devices only."""
@@ -106,8 +106,8 @@ class Shard:
 
     def wave(self, number: int, delivery: Delivery) -> Wave:
         """Take in what arrives, then live step `number` (1 = the first) of every device that has one."""
-        parts = [self._tier_wave(*pair, number, delivery) for pair in zip(self.fleets, self.members, strict=True)]
-        parts = [part for part in parts if part is not None]
+        waves = [self._tier_wave(*pair, number, delivery) for pair in zip(self.fleets, self.members, strict=True)]
+        parts = [wave for wave in waves if wave is not None]
         if not parts:
             return Wave([], np.zeros(0), {})
         return Wave(
@@ -130,7 +130,9 @@ class Shard:
         asked, urgency = fleet.observe(who, items, rank, at)
         bodies = encode_requests(fleet.requests(who[asked]), self.codec)
         return Wave(
-            bodies, at[asked], telemetry(fleet, who, number, (items, at, ranking, rank, ties, asked, urgency), self.shown)
+            bodies,
+            at[asked],
+            telemetry(fleet, who, number, (items, at, ranking, rank, ties, asked, urgency), self.shown),
         )
 
     def snapshot(self) -> bytes:
@@ -177,9 +179,7 @@ def take_in(fleet: Fleet, delivery: Delivery) -> None:
         fleet.receive(who[arrived], replies, delivery.usable_at[rows[arrived]])
 
 
-def positions(
-    devices: NDArray[np.int64], wanted: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def positions(devices: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(rows of `wanted` that occur in the sorted `devices`, where they stand there)."""
     if not len(devices):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)

@@ -147,7 +147,7 @@ class TraceLink:
     ConfigError for options that do not fit, DataError for the file.
     """
 
-    def __init__(  # noqa: PLR0913 - all are keys of a configuration
+    def __init__(
         self,
         path: str,
         *,

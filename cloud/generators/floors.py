@@ -63,7 +63,7 @@ class Markov:
 
 
 class IdCounter:
-    """"Largest id in the history, plus 1, 2, 3, ...": shows whether a data set's numbering leaks the next item.
+    """ "Largest id in the history, plus 1, 2, 3, ...": shows whether a data set's numbering leaks the next item.
 
     On ids dealt out in order of first appearance (the published P5 files) this beats many models; on permuted ids it
     is chance.

@@ -25,9 +25,7 @@ class DIN(nn.Module):
         self.n_items, self.length, self.dropout = n_items, length, dropout
         self.item = nn.Embedding(n_items + 1, width, padding_idx=0)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.head = nn.Sequential(
-            nn.Linear(2 * width, 128), nn.Tanh(), nn.Linear(128, 64), nn.Tanh(), nn.Linear(64, 1)
-        )
+        self.head = nn.Sequential(nn.Linear(2 * width, 128), nn.Tanh(), nn.Linear(128, 64), nn.Tanh(), nn.Linear(64, 1))
         self.reset()
 
     def reset(self) -> None:

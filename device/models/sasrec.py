@@ -1,7 +1,8 @@
 """SASRec: causal self-attention over the history (Kang and McAuley, ICDM 2018).
 
 The same class is the large cloud recommender and the small reranker. Departures from the 2018 code, which the tuned
-references share: pre-norm blocks, GELU in the feed-forward part, positions counted from the newest item, padded keys masked, softmax losses instead of one negative per positive (see `cloud.training`).
+references share: pre-norm blocks, GELU in the feed-forward part, positions counted from the newest item, padded keys
+masked, softmax losses instead of one negative per positive (see `cloud.training`).
 """
 
 import torch
@@ -117,7 +118,7 @@ class SASRec(nn.Module):
 
 
 def attention_mask(history: Tensor) -> Tensor:
-    """[B, 1, L, L] bool: query may see key. Causal, padded keys hidden; a padded query sees itself, so no row is empty."""
+    """[B, 1, L, L] bool: query may see key. Causal, padded keys hidden; a padded query sees itself, never nothing."""
     length = history.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
     own = torch.eye(length, dtype=torch.bool, device=history.device)

@@ -59,7 +59,9 @@ def wait_for_nodes(grid: Grid, wanted: int) -> list[int]:
     parts = {int(r.content["profile"]["part"]): r.metadata.src_node_id for r in replies}
     counts = {int(r.content["profile"]["parts"]) for r in replies}
     if sorted(parts) != list(range(len(nodes))) or counts != {len(nodes)}:
-        raise RunError(f"nodes say they are parts {sorted(parts)} of {sorted(counts)}; each must be one of 0..{len(nodes) - 1}")
+        raise RunError(
+            f"nodes say they are parts {sorted(parts)} of {sorted(counts)}; each must be one of 0..{len(nodes) - 1}"
+        )
     return [parts[part] for part in sorted(parts)]
 
 

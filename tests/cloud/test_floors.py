@@ -13,9 +13,7 @@ from device.seeds import draws, rng
 
 N_ITEMS = 6
 # Three users: 1 2 3 1 2 | 2 3 2 4 | 5. Item 6 never occurs. The 6 6 at the end belongs to nobody (a test part).
-TOY = Sequences(
-    np.array([1, 2, 3, 1, 2, 2, 3, 2, 4, 5, 6, 6], np.int32), np.array([0, 5, 9]), np.array([5, 9, 10])
-)
+TOY = Sequences(np.array([1, 2, 3, 1, 2, 2, 3, 2, 4, 5, 6, 6], np.int32), np.array([0, 5, 9]), np.array([5, 9, 10]))
 
 
 def ids(*rows: list[int]) -> Items:
@@ -24,7 +22,8 @@ def ids(*rows: list[int]) -> Items:
 
 def lists(scorer: CatalogueScorer, history: Items, k: int, *, hide_seen: bool = False) -> list[list[int]]:
     made = TopK(scorer, hide_seen).generate(history, k, rng=draws(0, "lists", np.arange(len(history))))
-    return made.items.tolist()
+    rows: list[list[int]] = made.items.tolist()
+    return rows
 
 
 def test_popularity_counts() -> None:
@@ -74,7 +73,13 @@ def test_pairs_do_not_cross_users() -> None:
     floor.fit(Sequences(np.array([1, 2, 3, 4], np.int32), np.array([0, 2]), np.array([2, 4])))
     assert floor.successor.tolist() == [2, 4]
     assert floor.count.tolist() == [1.0, 1.0]
-    assert [(int(floor.start[i]), int(floor.start[i + 1])) for i in range(5)] == [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2)]
+    assert [(int(floor.start[i]), int(floor.start[i + 1])) for i in range(5)] == [
+        (0, 0),
+        (0, 1),
+        (1, 1),
+        (1, 2),
+        (2, 2),
+    ]
 
 
 def test_the_id_counter_counts_upwards() -> None:

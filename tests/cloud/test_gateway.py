@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loop_parts import Dot, Drawn, Scripted, World, random_timeline, timeline, truth
 
 import cloud.gateway
 from cloud.gateway import Gateway, Rows
@@ -13,7 +14,6 @@ from device.fleet import needed
 from device.messages import Codec, decode_replies, decode_requests, encode_requests
 from device.policy import Always, Random
 from device.seeds import rng
-from loop_parts import Dot, Drawn, Scripted, World, random_timeline, timeline, truth
 from simulation.network import Losses, SpeedLink, profile
 from simulation.replay import take_in
 
@@ -112,7 +112,9 @@ def test_only_missing_rows_are_sent():
         def generate(self, histories, k, *, rng):
             taken = (histories > 0).sum(1)  # one more at every step
             items = (taken[:, None] + np.arange(k)).astype(np.int32) + 30
-            return Generated(items, np.tile(-np.arange(k, dtype=np.float32), (len(items), 1)), np.ones(len(items)), None)
+            return Generated(
+                items, np.tile(-np.arange(k, dtype=np.float32), (len(items), 1)), np.ones(len(items)), None
+            )
 
     lived = timeline([[1, 2, 3]], [[0, 0, 0, 0]])
     world = streamed(timeline=lived, generator=Sliding(), cache_rows=40)

@@ -70,9 +70,7 @@ def test_position_batches_cover_every_user_once(sizes: list[int], length: int, b
 
 def test_a_long_user_is_seen_at_its_end_and_in_the_middle() -> None:
     data = numbered([30])
-    last = [
-        int(target[0, -1]) for s in range(60) for _, target in position_batches(data, 5, 4, rng(s, "long"))
-    ]
+    last = [int(target[0, -1]) for s in range(60) for _, target in position_batches(data, 5, 4, rng(s, "long"))]
     assert last.count(30) > 20  # half of all epochs end with the newest item
     assert len(set(last)) > 10  # the others anywhere
     assert min(last) >= 6  # and always with a full window
@@ -98,5 +96,5 @@ def test_buckets_are_a_partition_of_the_rows(sizes: list[int], batch: int, seed:
 def test_buckets_save_padding(batch: int) -> None:
     sizes = rng(0, "sizes").integers(1, 51, 32 * batch)
     padded = sum(int(sizes[rows].max()) * len(rows) for rows in bucketed(sizes, batch, rng(0, "buckets")))
-    # 32 sorted batches over sizes 1..50: a batch spans about 50 / 32 = 1.6 sizes, against a mean of 25.5 without sorting
+    # 32 sorted batches over sizes 1..50: a batch spans about 50 / 32 = 1.6 sizes, not 25.5
     assert padded < sizes.sum() + 2.5 * len(sizes)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def stop_after(epoch: int) -> Callable[[str], None]:
 
 
 def train(model: nn.Module, folder: Path, options: Training = OPTIONS, **more: Any) -> Log:
-    given = {"seed": 1, "measure": NDCG(10).of} | more
+    given: dict[str, Any] = {"seed": 1, "measure": NDCG(10).of} | more
     return fit(model, DATA, HELD_OUT, options=options, folder=folder, **given)
 
 
@@ -125,7 +126,8 @@ def test_a_stop_between_the_best_weights_and_the_checkpoint_changes_nothing(
 def test_seeds_matter_and_the_weights_before_do_not(tmp_path: Path) -> None:
     models = [small() for _ in range(3)]
     with torch.no_grad():
-        models[1].item.weight.fill_(5.0)  # type: ignore[union-attr]
+        for parameter in models[1].parameters():
+            parameter.fill_(5.0)
     for number, (model, seed) in enumerate(zip(models, (1, 1, 2), strict=True)):
         train(model, tmp_path / str(number), replace(OPTIONS, epochs=2), seed=seed)
     assert same(state(models[0]), state(models[1]))
@@ -263,7 +265,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     options = replace(OPTIONS, patience=patience)
     whole, first, second = small(), small(), small()
     train(whole, tmp_path / "whole", options)
-    folder, module = tmp_path / "parts", cloud.training.os if broken == "replace" else cloud.training
+    folder, module = tmp_path / "parts", os if broken == "replace" else cloud.training
     works, calls = getattr(module, broken), []
 
     def fails(*arguments: Any) -> None:

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+from loop_parts import Dot, Drawn, Scripted, World, random_timeline, timeline
 
 from device.fusion import Fusion
 from device.messages import decode_replies, decode_requests
 from device.model import DeviceModel
 from device.policy import Always, Consistency, Random
-from loop_parts import Dot, Drawn, Scripted, World, random_timeline, timeline
 from simulation.metrics import HR
 from simulation.network import SpeedLink, profile
 from simulation.remembering import Remembering
@@ -100,8 +100,7 @@ class WatchedGenerator:
 
     def generate(self, histories, k, *, rng):
         self.book.note("generator", histories)
-        made = self.inner.generate(np.zeros_like(histories), k, rng=rng)
-        return made
+        return self.inner.generate(np.zeros_like(histories), k, rng=rng)
 
 
 def test_what_is_taken_reaches_nobody_before_the_slate_is_fixed():

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from loop_parts import Dot, World, random_timeline
 
 from device.errors import ContractError
 from device.fleet import SCORING_BATCH, Fleet, Ranking, Setup, needed, score_in_batches
@@ -10,7 +11,6 @@ from device.fusion import Fusion
 from device.messages import Codec, Replies, encode_requests
 from device.policy import Always, Consistency, Never
 from device.seeds import rng
-from loop_parts import Dot, World, random_timeline
 from simulation.replay import nothing
 
 CLOUD = Fusion(1.0, "minmax")
@@ -49,7 +49,9 @@ def rank(made, at):
 
 def observe(made, item, at):
     size = len(made)
-    return made.observe(np.arange(size), np.full(size, item, np.int32), np.zeros(size, np.int32), np.full(size, float(at)))
+    return made.observe(
+        np.arange(size), np.full(size, item, np.int32), np.zeros(size, np.int32), np.full(size, float(at))
+    )
 
 
 def test_a_late_reply_is_installed_when_usable_and_not_before():

@@ -109,7 +109,7 @@ def test_padding_learns_nothing(kind: Callable[..., Any], loss: Any) -> None:
         else:
             value = candidate_loss(made, HISTORY, CANDIDATES[:, 0], options=options, generator=generator)
         optimizer.zero_grad()
-        value.backward()
+        torch.autograd.backward(value)
         gradient = made.item.weight.grad
         assert (gradient[0] == 0).all()
         assert (gradient[HISTORY[2]] != 0).any(1).all()
@@ -137,7 +137,9 @@ def test_a_large_catalogue_is_scored_in_slices() -> None:
     assert whole.shape == (1, 2501)
 
 
-@pytest.mark.parametrize(("kind", "options"), [(SASRec, {"blocks": 1}), (SASRec, {"blocks": 3}), (GRU4Rec, {"layers": 2})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [(SASRec, {"blocks": 1}), (SASRec, {"blocks": 3}), (GRU4Rec, {"layers": 2})]
+)
 def test_forward_uses_the_last_of_all_states(kind: Callable[..., Any], options: dict[str, int]) -> None:
     """What is trained at every position is what is served at the newest one."""
     made = model(kind, **options)
@@ -210,11 +212,11 @@ def table_of(made: nn.Module) -> dict[str, NDArray[np.float64]]:
 
 
 def normalised(x: NDArray[np.float64], weight: NDArray[np.float64], bias: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * weight + bias
+    return np.asarray((x - x.mean()) / np.sqrt(x.var() + 1e-5) * weight + bias)
 
 
 def softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+    return np.asarray(np.exp(x - x.max()) / np.exp(x - x.max()).sum())
 
 
 def test_sasrec_with_loops() -> None:

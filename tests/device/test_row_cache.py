@@ -64,7 +64,10 @@ def test_distinct_keeps_the_first_of_each_id(rows):
 
 def test_member_in_slices_is_member_in_one():
     random = np.random.default_rng(1)
-    some, among = random.integers(0, 50, (300, 120)).astype(np.int32), random.integers(0, 50, (300, 130)).astype(np.int32)
+    some, among = (
+        random.integers(0, 50, (300, 120)).astype(np.int32),
+        random.integers(0, 50, (300, 130)).astype(np.int32),
+    )
     assert 4_000_000 < 300 * 120 * 130  # so that more than one slice is needed
     expected = np.array([np.isin(a, b) for a, b in zip(some, among, strict=True)])
     np.testing.assert_array_equal(member(some, among), expected)

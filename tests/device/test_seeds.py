@@ -53,7 +53,6 @@ def test_no_two_of_a_million_devices_and_steps_share_a_key():
     device, step = (grid.reshape(-1) for grid in np.meshgrid(np.arange(10_000), np.arange(100)))
     made = draws(0, "policy", device, step)
     assert len(np.unique(made.keys)) == 1_000_000
-    assert len(np.unique(made.bits(1))) == 1_000_000
 
 
 def test_uniform_numbers_are_uniform_and_neighbours_are_unrelated():
@@ -87,7 +86,9 @@ def test_normal_numbers_are_normal():
 
 def test_rng_is_fixed_by_seed_and_names():
     assert rng(1, "a", 2).random(5).tolist() == rng(1, "a", 2).random(5).tolist()
-    first = {rng(*names).random() for names in ((1, "a", 2), (2, "a", 2), (1, "b", 2), (1, "a", 3), (1, "a"), (1, "a2"))}
+    first = {
+        rng(*names).random() for names in ((1, "a", 2), (2, "a", 2), (1, "b", 2), (1, "a", 3), (1, "a"), (1, "a2"))
+    }
     assert len(first) == 6
 
 

@@ -82,7 +82,7 @@ def test_every_relative_link_leads_somewhere():
 
 
 def test_every_file_named_in_code_style_exists():
-    """Such as `device/fleet.py` or `simulation/flower/`; a name in the file may follow, as in `device/fleet.py: rank`."""
+    """Such as `device/fleet.py`; the name of something in the file may follow, as in `device/fleet.py: rank`."""
     coded = [(page, code.partition(":")[0]) for page in PAGES for code in CODE.findall(FENCE.sub("", text(page)))]
     named = [(page, path) for page, path in coded if PATH.fullmatch(path)]
     assert len(named) >= 30

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cloud.sequences import Sequences
 from device.check import check_device_model
 from device.model import DeviceModel
 from device.models.onnx_file import OnnxFile
+from device.models.torch_model import as_device_model
 from device.policy import RequestPolicy
+from device.seeds import rng
 from simulation.build import build
 from simulation.config import ExperimentConfig, check
 from simulation.experiment import Job
@@ -102,9 +106,15 @@ def test_device_models_pass_the_conformance_kit(title: str, folder: Path):
         importlib.import_module("make_onnx")
     plugin = experiment(title)[1].device.model
     model = build(plugin.class_, plugin.options, title, n_items=80, length=20)
+    if hasattr(model, "fit"):
+        items = rng(0, "items").integers(1, 81, 400, dtype=np.int32)
+        model.fit(Sequences(items, np.array([0, 200]), np.array([200, 400])))
     report = check_device_model(model, n_items=80)
     report.raise_on_failure()
     assert len(report.findings) == 9
+    usable = as_device_model(model)
+    scores = usable.score(usable.init(rng(0, "init")), np.array([[0, 3, 5]], np.int32), np.array([[1, 2, 7]], np.int32))
+    assert len(np.unique(scores)) == 3  # a model that scores everything alike would pass the kit
 
 
 def test_the_policy_and_the_generator_fulfil_their_contracts(folder: Path):

@@ -3,6 +3,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from loop_parts import Dot, Drawn, Scripted, random_timeline
 
 from cloud.gateway import Service
 from device.fleet import Setup
@@ -10,7 +11,6 @@ from device.fusion import Fusion
 from device.messages import Codec
 from device.policy import Always, Consistency, Every, Never, Random
 from device.seeds import rng
-from loop_parts import Dot, Drawn, Scripted, random_timeline
 from simulation import prepare as preparing
 from simulation.calibration import ALPHAS, NORMALISATIONS, Validation, Watch, find_fusion, find_price
 from simulation.config import ExperimentConfig
@@ -20,7 +20,7 @@ from simulation.network import Ideal
 N = 80
 
 
-def validation(devices=80, steps=8, link=None, seconds=None, seed=0):
+def validation(devices=50, steps=8, link=None, seconds=None, seed=0):
     lived = random_timeline(devices, steps, N, seed=seed)
     service = Service(
         generator=Drawn(N),
@@ -51,7 +51,7 @@ def ratio_at(replayed, policy, price):
 def test_the_price_gives_the_wanted_ratio(policy, wanted):
     replayed = validation()
     price = find_price(replayed, setups(policy), wanted)
-    assert abs(ratio_at(replayed, policy, price) - wanted) < 0.02  # of 640 steps
+    assert abs(ratio_at(replayed, policy, price) - wanted) < 0.02  # of 400 steps
 
 
 @pytest.mark.parametrize("policy", [Random(), Every(), Consistency()])
@@ -84,7 +84,7 @@ def brute_force(replayed, policy, price):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_fusion_is_the_best_of_all(seed):
-    replayed = validation(40, 5, seed=seed)
+    replayed = validation(30, 4, seed=seed)
     values = brute_force(replayed, Consistency(), 0.5)
     found = find_fusion(replayed, setups(Consistency(), 0.5, Fusion(0.9, "rank")))
     assert values[found.alpha, found.normalise] == pytest.approx(max(values.values()), abs=1e-12)
@@ -194,7 +194,10 @@ def test_other_test_events_give_the_same_choices(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(preparing, "make_split", poisoned)
             prepared = preparing.prepare(config(), tmp_path / str(number), silent)
-        histories = [prepared.timeline.histories.tolist(), prepared.service.generator.inner.scorer.popularity.counts.tolist()]
+        histories = [
+            prepared.timeline.histories.tolist(),
+            prepared.service.generator.inner.scorer.popularity.counts.tolist(),
+        ]
         chosen.append((prepared.timeline.items.tolist(), preparing.choose(prepared, silent), histories))
     assert chosen[0][0] != chosen[1][0]
     assert chosen[0][1:] == chosen[1][1:]
@@ -258,4 +261,3 @@ def test_bytes_of_the_three_ways_to_hold_the_item_table(tmp_path, items):
     else:
         assert (table != exact).any()
         assert (np.abs(table - exact) <= np.abs(exact).max(1)[:, None] / 254 * 1.001).all()
-

@@ -1,10 +1,12 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from loop_parts import Scripted, World, random_timeline, timeline
 
 from device.fusion import Fusion
 from device.messages import decode_requests
 from device.policy import Always, Consistency, Every, Never, Random
-from loop_parts import Scripted, World, random_timeline, timeline
 from simulation.data.synthetic import synthetic
 from simulation.network import Losses, SpeedLink, SpeedProfile
 from simulation.replay import Shard, Timeline, Wave, latency, nothing, positions, replay
@@ -128,7 +130,7 @@ def test_columns_do_not_depend_on_how_the_fleet_is_cut_or_the_order_of_clients()
     results = []
     for cuts, backwards in (([0, 40], False), ([0, 1, 17, 40], False), ([0, 13, 13, 40], True)):
         world = World(lived, N, policy=Consistency(), price=0.6, link=LOSSY)
-        shards = [(a, b, world.shard(np.arange(a, b))) for a, b in zip(cuts, cuts[1:], strict=False)]
+        shards = [(a, b, world.shard(np.arange(a, b))) for a, b in pairwise(cuts)]
 
         def exchange(number, delivery, shards=shards, backwards=backwards):
             waves = [shard.wave(number, part_of(delivery, a, b)) for a, b, shard in shards]

@@ -1,0 +1,88 @@
+"""What clients read from the handout is what the server prepared."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device.errors import RunError
+from device.seeds import rng
+from simulation.config import load_config
+from simulation.handout import Handout, bounds, read_handout, write_handout
+from simulation.prepare import Chosen, Prepared, prepare
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CHOSEN = {label: Chosen(0.25, 0.3, "minmax") for label in ("never", "always", "every steps=2")}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    config = load_config(GOLDEN / "neural.toml")
+    return prepare(config, tmp_path_factory.mktemp("handout"), lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def handout(prepared: Prepared) -> Handout:
+    return read_handout(str(write_handout(prepared, CHOSEN)))
+
+
+def test_the_models_give_the_same_scores(prepared: Prepared, handout: Handout) -> None:
+    numbers = rng(0, "handout")
+    history = numbers.integers(0, 81, (5, 8)).astype(np.int32)
+    candidates = numbers.integers(1, 81, (5, 20)).astype(np.int32)
+    assert len(handout.installed) == len(prepared.installed) == 2
+    for here, there in zip(handout.installed, prepared.installed, strict=True):
+        got = here.model.score(here.params, history, candidates)
+        assert (got == there.model.score(there.params, history, candidates)).all()
+        assert got.std() > 0
+
+
+def test_timeline_config_and_choices_survive(prepared: Prepared, handout: Handout) -> None:
+    assert handout.config == prepared.config
+    assert handout.chosen == CHOSEN
+    for name in ("devices", "histories", "items", "at", "tier"):
+        there, here = getattr(prepared.timeline, name), getattr(handout.timeline, name)
+        assert here.dtype == there.dtype
+        assert (here == there).all()
+
+
+def test_shards_are_blocks_that_make_the_fleet(handout: Handout) -> None:
+    shards = [handout.shard("always", part, 3) for part in range(3)]
+    assert np.concatenate([shard.timeline.devices for shard in shards]).tolist() == list(range(40))
+    assert [len(shard.timeline.devices) for shard in shards] == [13, 13, 14]
+    setup = shards[0].fleets[0].setup
+    assert (setup.price, setup.fusion.alpha, setup.fusion.normalise, setup.seed) == (0.25, 0.3, "minmax", 11)
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(10, 3), (3, 3), (2, 5), (1, 1)])
+def test_bounds_cover_every_device_once(devices: int, parts: int) -> None:
+    assert [d for part in range(parts) for d in range(*bounds(devices, part, parts))] == list(range(devices))
+
+
+def test_writing_again_replaces_and_is_read_anew(prepared: Prepared) -> None:
+    folder = write_handout(prepared, CHOSEN)
+    assert read_handout(str(folder)).chosen == CHOSEN
+    other = {label: replace(one, price=9.0) for label, one in CHOSEN.items()}
+    assert write_handout(prepared, other) == folder
+    assert read_handout(str(folder)).chosen == other
+
+
+def test_a_full_disk_leaves_no_half_handout(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_handout(prepared, CHOSEN)
+    before = sorted(path.name for path in folder.iterdir())
+
+    def full(path: Path, text: str, **_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_handout(prepared, CHOSEN)
+    monkeypatch.undo()
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert list(folder.parent.iterdir()) == [folder]  # no temporary folder stays
+
+
+def test_a_folder_that_is_no_handout(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no prepared experiment; clients must see the folder"):
+        read_handout(str(tmp_path))
