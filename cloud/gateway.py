@@ -76,6 +76,7 @@ class Service:
 
     Args:
         generator: makes the lists.
+        n_items: size of the catalogue.
         pool: candidates per list.
         codec: of ids and scores.
         gflops: declared speed of the cloud in 10^9 floating-point operations per second and request.
@@ -88,6 +89,7 @@ class Service:
     """
 
     generator: CandidateGenerator
+    n_items: int
     pool: int
     codec: Codec
     gflops: float
@@ -255,6 +257,11 @@ def check_lists(service: Service, made: Generated, rows: int) -> None:
         raise ContractError(
             f"generator {name}.generate returned items {made.items.shape} and scores {made.scores.shape} for {rows} "
             f"requests of {service.pool} candidates; return both as [{rows}, {service.pool}], 0-padded"
+        )
+    if made.items.size and (made.items.min() < 0 or made.items.max() > service.n_items):
+        raise ContractError(
+            f"generator {name}.generate lists item ids {made.items.min()}..{made.items.max()} of a catalogue of "
+            f"{service.n_items}; list ids 1..{service.n_items}, 0 for an empty place"
         )
     if not np.isfinite(made.scores).all():
         raise ContractError(

@@ -27,7 +27,10 @@ class CatalogueScorer(Protocol):
 
 
 class Neural:
-    """A torch module with `catalogue(history)`, or with `catalogue_scores(history, noise)` (diffusion)."""
+    """A torch module with `catalogue(history)`, with `catalogue_scores(history, noise)` (diffusion), or just `forward`.
+
+    It has `n_items` and `length`, and `flops(length, candidates)` where its cost is known.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval()
@@ -37,18 +40,28 @@ class Neural:
         used = histories[:, -max(longest(histories), 1) :][:, -self.module.length :]
         with torch.inference_mode():
             history = torch.from_numpy(np.ascontiguousarray(used)).long()
-            if not hasattr(self.module, "noise_shape"):
+            if hasattr(self.module, "catalogue"):
                 return self.module.catalogue(history).float().numpy()
+            if not hasattr(self.module, "noise_shape"):
+                return through_forward(self.module, history).float().numpy()
             shape = self.module.noise_shape(history.shape[1])
             noise = torch.from_numpy(rng.normal(int(np.prod(shape))).astype(np.float32)).view(-1, *shape)
             return self.module.catalogue_scores(history, noise).float().numpy()
 
     def flops(self, histories: Items) -> NDArray[np.float64] | None:
         """[B] by each history's own length."""
+        if not hasattr(self.module, "flops"):
+            return None
         counts = np.clip((histories > 0).sum(1), 1, self.module.length)
         if hasattr(self.module, "noise_shape"):
             return np.array([self.module.flops(int(n)) for n in counts])
         return np.array([self.module.flops(int(n), self.module.n_items) for n in counts])
+
+
+def through_forward(module: nn.Module, history: torch.Tensor) -> torch.Tensor:
+    """Scores [B, n_items + 1] of a reranker that knows only `forward(history, candidates)`, 1,024 items at a time."""
+    parts = torch.arange(module.n_items + 1).split(1024)
+    return torch.cat([module(history, part.expand(len(history), -1)) for part in parts], dim=1)
 
 
 def longest(histories: Items) -> int:

@@ -225,7 +225,7 @@ def score_in_batches(setup: Setup, histories: Items, candidates: Items) -> Score
         rows = np.arange(start, start + SCORING_BATCH)
         rows[rows >= len(candidates)] = start
         pool = candidates[rows]
-        scores = setup.model.score(setup.params, histories[rows], pool)
+        scores = checked_score(setup, histories[rows], pool)
         if not isinstance(scores, np.ndarray) or scores.shape != pool.shape:
             raise ContractError(
                 f"device model {type(setup.model).__name__}.score returned {getattr(scores, 'shape', type(scores))} "
@@ -238,3 +238,14 @@ def score_in_batches(setup: Setup, histories: Items, candidates: Items) -> Score
             )
         out[start : start + SCORING_BATCH] = scores[: len(candidates) - start]
     return out
+
+
+def checked_score(setup: Setup, histories: Items, pool: Items) -> Scores:
+    """The model's answer; an id beyond its item table becomes a ContractError that says so."""
+    try:
+        return setup.model.score(setup.params, histories, pool)
+    except IndexError as error:
+        raise ContractError(
+            f"device model {type(setup.model).__name__} does not know all items: histories go up to id "
+            f"{histories.max()}, candidates up to {pool.max()} ({error}); build or train it for this data set"
+        ) from error

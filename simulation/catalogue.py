@@ -42,7 +42,7 @@ def built_in(kind: str) -> list[dict[str, Any]]:
                     found[f"{module.__name__}:{class_name}"] = member
     if kind == "generator":  # a reranker that scores the whole catalogue is a generator too
         for path, member in rerankers().items():
-            if hasattr(member, "catalogue"):
+            if hasattr(member, "forward"):
                 found[path] = member
     return [entry(kind, path, member) for path, member in sorted(found.items())]
 

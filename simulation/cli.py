@@ -33,6 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout,
 
 def main() -> None:
     """Entry point; our own errors end in one red message, never in a traceback."""
+    sys.path.insert(0, str(Path.cwd()))  # a plug-in is a file beside the configuration, as for `python file.py`
     try:
         app()
     except TandemError as error:

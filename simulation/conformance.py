@@ -38,7 +38,6 @@ def importable(path: str) -> str:
     """An import path; a file's module is loaded under its own name first."""
     file, _, name = path.rpartition(":")
     if not file.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))
         imported(path, "check")
         return path
     if not Path(file).is_file():
@@ -134,7 +133,7 @@ def generator(made: Any) -> list[Finding]:
     streams = draws(0, "generator", np.arange(ROWS), np.zeros(ROWS, np.int64))
     try:
         first, again = (made.generate(histories, CANDIDATES, rng=streams) for _ in range(2))
-        service = Service(made, CANDIDATES, Codec(), 1.0, None, [], np.zeros(ROWS, np.int64), [], 1, 0)
+        service = Service(made, N_ITEMS, CANDIDATES, Codec(), 1.0, None, [], np.zeros(ROWS, np.int64), [], 1, 0)
         check_lists(service, first, ROWS)
     except TandemError as error:
         return [Finding("lists", False, str(error))]

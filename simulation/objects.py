@@ -103,6 +103,7 @@ class Shelf:
         sequences, held_out = training_data(self.split, self.length, refit=self.refit)
         if isinstance(made, nn.Module):
             name = type(made).__name__
+            made.n_items, made.length = data.n_items, getattr(made, "length", self.length)  # a plug-in may have neither
             self.say(f"{name}: {sum(p.numel() for p in made.parameters()):,} parameters")
             log = fit(
                 made,
@@ -149,13 +150,13 @@ def make_generator(config: ExperimentConfig, shelf: Shelf) -> CandidateGenerator
     made, _ = shelf.trained(config.cloud.generator, config.cloud.training.options(), "[cloud.generator]")
     if isinstance(made, CandidateGenerator):
         return made
-    if isinstance(made, nn.Module) and (hasattr(made, "catalogue") or hasattr(made, "catalogue_scores")):
+    if isinstance(made, nn.Module):
         return TopK(Neural(made), config.cloud.hide_seen)
     if hasattr(made, "scores") and hasattr(made, "flops"):
         return TopK(made, config.cloud.hide_seen)
     raise ContractError(
-        f"[cloud.generator] {config.cloud.generator.class_} has neither generate(histories, k, *, rng) nor "
-        "catalogue(history) nor scores(histories, rng) with flops(histories); add one of them"
+        f"[cloud.generator] {config.cloud.generator.class_} is no torch module and has neither "
+        "generate(histories, k, *, rng) nor scores(histories, rng) with flops(histories); add one of them"
     )
 
 

@@ -117,6 +117,7 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
     )
     service = Service(
         generator=Remembering(generator) if len(config.all_policies) > 1 else generator,
+        n_items=split.data.n_items,
         pool=config.cloud.pool,
         codec=Codec(config.network.ids, config.network.scores),
         gflops=config.cloud.gflops,

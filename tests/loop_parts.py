@@ -120,6 +120,7 @@ class World:
         self.ledger = Ledger()
         service = Service(
             generator=self.generator or Drawn(self.n_items),
+            n_items=self.n_items,
             pool=self.pool,
             codec=self.codec,
             gflops=1.0,

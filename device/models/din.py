@@ -47,11 +47,6 @@ class DIN(nn.Module):
         weight = torch.softmax(weight.masked_fill(~real, -1e9), dim=-1) * real
         return self.head(torch.cat([target, weight @ self.value(past)], dim=-1))[..., 0]
 
-    def catalogue(self, history: Tensor) -> Tensor:
-        """Scores [B, n_items + 1] of the whole catalogue, in slices of 1,024 items; column 0 is meaningless."""
-        ids = torch.arange(self.n_items + 1, device=history.device)
-        return torch.cat([self(history, part.expand(len(history), -1)) for part in ids.split(1024)], dim=1)
-
     def flops(self, length: int, candidates: int) -> float:
         """Floating-point operations of one `forward` for one user (2 per multiply-add)."""
         d = self.item.embedding_dim

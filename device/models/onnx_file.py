@@ -91,10 +91,13 @@ def run(session: onnxruntime.InferenceSession, history: Items, candidates: Items
     feed = {"history": history.astype(types["history"]), "candidates": candidates.astype(types["candidates"])}
     try:
         scores: NDArray[np.float32] = session.run(["scores"], feed)[0]
-    except Exception as error:
+    except Exception as error:  # onnxruntime raises classes of its own for every kind of failure
+        reason = str(error).splitlines()[0]
+        if "out of data bounds" in reason:
+            raise IndexError(f"ONNX model: {reason}") from error
         raise ContractError(
             f"ONNX model: failed on history {history.shape}, candidates {candidates.shape} "
-            f"({str(error).splitlines()[0]}); export it with dynamic batch, history and candidates"
+            f"({reason}); export it with dynamic batch, history and candidates"
         ) from error
     if scores.shape != candidates.shape:
         raise ContractError(

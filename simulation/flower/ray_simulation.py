@@ -1,6 +1,7 @@
 """`--runner flower`: the same two apps under Flower's simulation engine, that is on Ray."""
 
 import os
+import sys
 import warnings
 
 from simulation.flower.environment import stay_local
@@ -24,6 +25,7 @@ def run_on_ray(job: Job) -> None:
     init: dict[str, object] = {"logging_level": "ERROR", "log_to_driver": False}
     if "RAY_ADDRESS" not in os.environ:
         init["num_cpus"] = os.cpu_count()  # together with an address Ray refuses it
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)  # for plug-ins: Ray's workers start afresh
     failures: list[Exception] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,5 +1,7 @@
 """The floors by hand on a toy: popularity, successor counts, the id counter and why ids are permuted."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,6 +12,8 @@ from cloud.ranking import CatalogueScorer, catalogue_ranks
 from cloud.sequences import Sequences
 from device.model import Items
 from device.seeds import draws, rng
+from simulation.data.dataset import windows
+from simulation.data.read import read
 
 N_ITEMS = 6
 # Three users: 1 2 3 1 2 | 2 3 2 4 | 5. Item 6 never occurs. The 6 6 at the end belongs to nobody (a test part).
@@ -118,6 +122,22 @@ def test_the_id_counter_finds_leaking_numbers_and_is_chance_on_permuted_ones() -
     # chance is 10 / 5,000 = 0.002; among 800 to 1,000 users 2 hits are expected, more than 10 once in 100,000
     assert len(leaking) > 800
     assert hit_rate(permuted, n_items) < 0.0125
+
+
+@pytest.mark.data
+def test_floors_on_real_interactions(data_dir: Path) -> None:
+    """Permuted ids tell nothing; the item taken last tells more than what is popular."""
+    data = read(data_dir / "amazon-beauty", seed=1)
+    users = np.flatnonzero(data.lengths >= 3)[:4000]
+    ends = data.offsets[users + 1] - 1
+    train = Sequences(data.item, data.offsets[:-1], np.maximum(data.offsets[1:] - 1, data.offsets[:-1]))
+    hits = {}
+    for floor in (Popularity(data.n_items), Markov(data.n_items), IdCounter(data.n_items)):
+        floor.fit(train)
+        rank, _ = catalogue_ranks(floor, windows(data, users, ends, 50), data.item[ends], hide_seen=True)
+        hits[type(floor).__name__] = float((rank <= 10).mean())
+    assert hits["Markov"] > hits["Popularity"] > 0.01
+    assert hits["IdCounter"] < 0.005
 
 
 def test_pinned_on_a_toy_fleet() -> None:

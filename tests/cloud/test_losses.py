@@ -179,3 +179,11 @@ def test_an_epoch_is_fixed_by_seed_and_number() -> None:
     assert losses(Candidates(), 1, 0, few) == first
     assert losses(Candidates(), 1, 1, few) != first
     assert losses(Candidates(), 2, 0, few) != first
+
+
+def test_batches_come_in_another_order_every_epoch() -> None:
+    """Without negatives only the order is left to chance."""
+    one_each = Training(loss="full", batch=1)
+    epochs = [tuple(losses(Candidates(), 0, epoch, one_each)) for epoch in range(8)]
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1
+    assert len(set(epochs)) > 3

@@ -90,6 +90,21 @@ def test_resuming_changes_nothing(kind: type[nn.Module], patience: int, loss: An
     assert len(wanted.losses or []) == 6
 
 
+@pytest.mark.parametrize("kind", [SASRec, GRU4Rec, DIN])
+def test_half_precision_trains_float32_weights_and_resumes(kind: type[nn.Module], tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=3, precision="bfloat16")
+    whole, part, exact = small(kind), small(kind), small(kind)
+    log = train(whole, tmp_path / "whole", options)
+    with pytest.raises(Stopped):
+        train(small(kind), tmp_path / "parts", options, progress=stop_after(1))
+    train(part, tmp_path / "parts", options)
+    assert same(state(part), state(whole))
+    assert all(values.dtype == np.float32 for values in state(whole).values())
+    wanted = train(exact, tmp_path / "exact", replace(options, precision="float32"))
+    assert log.losses == pytest.approx(wanted.losses, rel=0.02)  # bfloat16 keeps 8 bits
+    assert log.losses != wanted.losses
+
+
 def test_stopping_after_every_epoch_changes_nothing(tmp_path: Path) -> None:
     whole = small()
     train(whole, tmp_path / "whole")

@@ -24,6 +24,7 @@ def validation(devices=50, steps=8, link=None, seconds=None, seed=0):
     lived = random_timeline(devices, steps, N, seed=seed)
     service = Service(
         generator=Drawn(N),
+        n_items=N,
         pool=30,
         codec=Codec(),
         gflops=1.0,

@@ -38,6 +38,30 @@ def test_the_models_give_the_same_scores(prepared: Prepared, handout: Handout) -
         assert got.std() > 0
 
 
+FLOOR = "cloud.generator={ class = 'cloud.generators.floors:Popularity' }"
+FORMS = {
+    "int8": ["device.items=resident-int8"],
+    "streamed": ["device.items=streamed"],
+    "onnxruntime": [
+        "device.runtime=onnxruntime",
+        "device.model={ class = 'device.models.gru4rec:GRU4Rec', width = 8 }",
+    ],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_model_gives_the_same_scores(form: str, tmp_path: Path) -> None:
+    config = load_config(GOLDEN / "neural.toml", [*FORMS[form], FLOOR])
+    prepared = prepare(config, tmp_path, lambda line: None)
+    got = read_handout(str(write_handout(prepared, CHOSEN)))
+    history, candidates = np.array([[0, 3, 9]], np.int32), np.arange(1, 21, dtype=np.int32)[None]
+    for here, there in zip(got.installed, prepared.installed, strict=True):
+        scores = here.model.score(here.params, history, candidates)
+        assert scores == pytest.approx(there.model.score(there.params, history, candidates), abs=1e-6)
+        assert type(here.model) is type(there.model)
+        assert here.params.keys() == there.params.keys()
+
+
 def test_timeline_config_and_choices_survive(prepared: Prepared, handout: Handout) -> None:
     assert handout.config == prepared.config
     assert handout.chosen == CHOSEN
