@@ -1,7 +1,7 @@
 """The one door between devices and cloud: bytes in, bytes out; the only writer of the ledger."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from cloud.generator import CandidateGenerator, Generated
 from cloud.ledger import Ledger
-from device.errors import ConfigError, ContractError
+from device.errors import ConfigError, ContractError, WireError
 from device.fleet import needed
-from device.messages import Codec, Replies, decode_requests, encode_replies
+from device.messages import Codec, Replies, Requests, decode_requests, encode_replies
 from device.model import Items
 from device.row_cache import RowCache
 from device.seeds import Draws, draws
@@ -78,6 +78,8 @@ class Service:
         generator: makes the lists.
         n_items: size of the catalogue.
         pool: candidates per list.
+        history: items of a device that the cloud keeps.
+        upload: items that a request may carry: the devices' history length.
         codec: of ids and scores.
         gflops: declared speed of the cloud in 10^9 floating-point operations per second and request.
         seconds: declared seconds per request instead of the generator's own cost (e.g. a published latency).
@@ -91,6 +93,8 @@ class Service:
     generator: CandidateGenerator
     n_items: int
     pool: int
+    history: int
+    upload: int
     codec: Codec
     gflops: float
     seconds: float | None
@@ -116,13 +120,13 @@ class Gateway:
 
     Args:
         service: what is offered.
-        histories: [D, L] items the cloud knows at the start (all before the replay).
+        histories: [D, L] items before the replay, of which the cloud keeps the newest.
         ledger: the book; nobody else writes it.
     """
 
     def __init__(self, service: Service, histories: Items, ledger: Ledger) -> None:
         self.service, self.ledger = service, ledger
-        self.told = histories.copy()
+        self.told = histories[:, -service.history :].copy()
         self.told_step = np.zeros(len(histories), np.int64)
         streamed = any(rows is not None for rows in service.rows)
         self.cache = RowCache(len(histories), service.cache_rows) if streamed else None
@@ -139,8 +143,12 @@ class Gateway:
         return Delivery(device, bodies, at.copy(), np.full(len(device), -np.inf))
 
     def answer(self, bodies: Sequence[bytes], at: Floats) -> Delivery:
-        """Answer encoded requests sent at `at` [B]; the order of arrival does not matter."""
-        requests = decode_requests(bodies, width=self.told.shape[1])
+        """Answer encoded requests sent at `at` [B]; the order of arrival does not matter.
+
+        Raises WireError, before anything is changed or written, for requests that no device of ours can have sent.
+        """
+        requests = decode_requests(bodies, width=self.service.upload)
+        self._check(requests)
         order = np.argsort(requests.device, kind="stable")
         device, step, at = requests.device[order], requests.step[order], at[order]
         nbytes = sizes(bodies)[order]
@@ -148,7 +156,7 @@ class Gateway:
         usable, out = np.full(len(device), np.inf), [b""] * len(device)
         here = np.flatnonzero(np.isfinite(arrived))
         if len(here):
-            self._learn(device[here], step[here], requests.items[order][here], requests.received[order][here])
+            self._learn(chosen(requests, order[here]))
             replies, seconds = self._replies(device[here], step[here])
             ready = arrived[here] + seconds
             usable[here] = self._carry(device[here], step[here], sizes(replies), ready, up=False, kind="candidates")
@@ -185,24 +193,43 @@ class Gateway:
                     "up" if up else "down",
                     kind,
                     device=who[made],
-                    at=at[rows][made],
+                    at=at[rows][made] + attempt * carrier.give_up_s / sent.attempt_lost.shape[1],
                     nbytes=nbytes[rows][made],
                     delivered=~sent.attempt_lost[made, attempt],
                     attempt=attempt + 1,
                 )
         return arrive
 
-    def _learn(
-        self, device: NDArray[np.int64], step: NDArray[np.int64], items: Items, received: NDArray[np.int64]
-    ) -> None:
+    def _check(self, requests: Requests) -> None:
+        """What a checksum cannot tell: whether the sender and its history can be right."""
+        device, step, first = requests.device, requests.step, requests.first
+        known = (device >= 0) & (device < len(self.told))
+        if not known.all():
+            raise WireError(f"request of device {device[~known][0]}: expected 0..{len(self.told) - 1}; is it another fleet's?")
+        if len(np.unique(device)) < len(device):
+            raise WireError("two requests of one device at once; a device waits for its reply before it asks again")
+        late = step <= self.told_step[device]
+        if late.any():
+            raise WireError(f"request {step[late][0]} of device {device[late][0]} is older than what the cloud knows")
+        gap = (first > self.told_step[device]) & (step - first < self.service.upload)
+        if gap.any():
+            raise WireError(
+                f"request of device {device[gap][0]} leaves out items {self.told_step[device][gap][0]}..{first[gap][0] - 1}; "
+                "upload all that is not confirmed"
+            )
+
+    def _learn(self, requests: Requests) -> None:
         """Append what is new in the requests, and take the acknowledged rows into the book."""
-        width = self.told.shape[1]  # of `items` too
-        shifted = np.arange(width) + (step - self.told_step[device])[:, None]
+        device, step = requests.device, requests.step
+        width, upload = self.told.shape[1], requests.items.shape[1]
+        column = np.arange(width)
+        shifted = column + (step - np.maximum(requests.first, self.told_step[device]))[:, None]
         kept = np.take_along_axis(self.told[device], np.minimum(shifted, width - 1), axis=1)
-        self.told[device] = np.where(shifted < width, kept, items)
+        fresh = requests.items[:, np.maximum(upload - width + column, 0)]
+        self.told[device] = np.where(shifted < width, kept, fresh)
         self.told_step[device] = step
         if self.cache is not None and self.sent_rows is not None:
-            got = received == self.sent_step[device]
+            got = requests.received == self.sent_step[device]
             self.cache.need(device[got], self.sent_rows[device[got]])
 
     def _replies(self, device: NDArray[np.int64], step: NDArray[np.int64]) -> tuple[list[bytes], Floats]:
@@ -237,7 +264,7 @@ class Gateway:
         """[B, R] ids of the embeddings that these devices need and lack, 0-padded on the right."""
         if self.cache is None or not streamed:
             return np.zeros((len(device), 0), np.int32)
-        wanted = needed(items, histories)
+        wanted = needed(items, histories[:, -self.service.upload :])
         if self.sent_rows is None:
             self.sent_rows = np.zeros((len(self.told), wanted.shape[1]), np.int32)
         self.sent_rows[device], self.sent_step[device] = wanted, step
@@ -248,6 +275,11 @@ class Gateway:
 def sizes(bodies: Sequence[bytes]) -> NDArray[np.int64]:
     """[B] lengths of encoded messages: what the ledger counts."""
     return np.fromiter(map(len, bodies), np.int64, len(bodies))
+
+
+def chosen(requests: Requests, rows: NDArray[np.int64]) -> Requests:
+    """Some rows of a batch of requests."""
+    return Requests(**{f.name: getattr(requests, f.name)[rows] for f in fields(requests)})
 
 
 def check_lists(service: Service, made: Generated, rows: int) -> None:
@@ -263,6 +295,15 @@ def check_lists(service: Service, made: Generated, rows: int) -> None:
             f"generator {name}.generate lists item ids {made.items.min()}..{made.items.max()} of a catalogue of "
             f"{service.n_items}; list ids 1..{service.n_items}, 0 for an empty place"
         )
+    sorted_ids = np.sort(made.items, axis=1)
+    if ((sorted_ids[:, 1:] == sorted_ids[:, :-1]) & (sorted_ids[:, 1:] != 0)).any():
+        raise ContractError(f"generator {name}.generate lists an item twice; drop duplicates")
+    for cost, values in (("flops", made.flops), ("seconds", made.seconds)):
+        if values is not None and (np.shape(values) != (rows,) or not (np.isfinite(values) & (values >= 0)).all()):
+            raise ContractError(
+                f"generator {name}.generate: {cost} {np.shape(values)} for {rows} requests; "
+                "give one finite number >= 0 per request, or None"
+            )
     if not np.isfinite(made.scores).all():
         raise ContractError(
             f"generator {name}.generate returned NaN or infinite scores; give empty places item 0, score 0"

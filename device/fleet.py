@@ -88,6 +88,7 @@ class Fleet:
         self.inbox_step = np.zeros(size, np.int64)
         self.usable_at = np.full(size, np.inf)
         self.free_at = np.full(size, -np.inf)  # may ask again from then on
+        self.asked_history = self.history.copy()  # as it was uploaded with the last request
         self.cache = RowCache(size, setup.cache_rows) if setup.cache_rows else None
 
     def __len__(self) -> int:
@@ -132,6 +133,7 @@ class Fleet:
             urgency[ready] = self._urgency(who[ready], rank[ready], at[ready])
         asked = ready & (urgency > self.setup.price)
         self.asked_step[who[asked]] = self.observed[who[asked]]
+        self.asked_history[who[asked]] = self.history[who[asked]]
         return asked, urgency
 
     def requests(self, who: Rows) -> Requests:
@@ -167,13 +169,7 @@ class Fleet:
         self.usable_at[who] = np.inf
         self.scored[who] = False
         if self.cache:
-            self.cache.need(who, needed(offered, self._uploaded(who, late)))
-
-    def _uploaded(self, who: Rows, late: NDArray[np.int64]) -> Items:
-        """[B, L] the history as the cloud knew it when it made the reply."""
-        width = self.history.shape[1]
-        source = np.arange(width) - late[:, None]
-        return np.where(source >= 0, np.take_along_axis(self.history[who], np.maximum(source, 0), axis=1), 0)
+            self.cache.need(who, needed(offered, self.asked_history[who]))
 
     def _urgency(self, who: Rows, rank: NDArray[np.int32], at: NDArray[np.float64]) -> NDArray[np.float64]:
         view = View(

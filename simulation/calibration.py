@@ -36,6 +36,7 @@ class Validation:
             setups,
             self.timeline,
             pool=self.service.pool,
+            history=self.service.upload,
             codec=self.service.codec,
             shown=self.shown,
             watch=watch.see if watch else None,
@@ -103,7 +104,8 @@ def find_price(validation: Validation, setups: Sequence[Setup], ratio: float) ->
 def find_fusion(validation: Validation, setups: Sequence[Setup]) -> Fusion:
     """The fusion with the best NDCG@10 on the validation replay under the policy and price of `setups`.
 
-    Equal values go to the smaller weight of the cloud. The pools do not depend on the fusion, so one replay serves all.
+    Equal values go to the smaller weight of the cloud. One replay serves all fusions: the pools do not depend on the
+    fusion, unless a policy looks at the rank of what was taken.
     """
     watch = Watch()
     validation.run(setups, watch)

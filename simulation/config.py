@@ -306,6 +306,11 @@ def contradictions(config: BaseModel) -> Iterator[str]:
     split = config.data.split
     if sum(way is not None for way in (split.leave_last, split.global_time, split.files)) != 1:
         yield "[data.split] needs exactly one of leave_last, global_time, files"
+    if config.device.items == "streamed" and config.cloud.history < config.device.history:
+        yield (
+            f"[cloud] history = {config.cloud.history} is shorter than [device] history = {config.device.history}: the "
+            "cloud could not know which streamed rows a device needs; make it as long"
+        )
     wanted = config.device.history + config.cloud.pool
     if config.device.items == "streamed" and config.device.cache_rows < wanted:
         yield (

@@ -37,6 +37,7 @@ class Handout:
             setups(self.config, self.installed, table, self.chosen[policy]),
             self.timeline.rows(np.arange(*bounds(len(self.timeline.devices), part, parts))),
             pool=self.config.cloud.pool,
+            history=self.config.device.history,
             codec=Codec(self.config.network.ids, self.config.network.scores),
             shown=self.config.device.slate,
         )

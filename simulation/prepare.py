@@ -119,6 +119,8 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
         generator=Remembering(generator) if len(config.all_policies) > 1 else generator,
         n_items=split.data.n_items,
         pool=config.cloud.pool,
+        history=config.cloud.history,
+        upload=config.device.history,
         codec=Codec(config.network.ids, config.network.scores),
         gflops=config.cloud.gflops,
         seconds=config.cloud.seconds_per_request,

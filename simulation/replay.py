@@ -82,9 +82,11 @@ class Shard:
         setups: one per tier.
         timeline: of these devices only.
         pool: candidates per list.
+        history: items that a device keeps, feeds its model and uploads.
         codec: of the requests.
         shown: length of the slate kept for recommendations.parquet.
-        observe: called with every tier's setup, ranking and shown rows; used while calibrating.
+        watch: called between `rank` and `observe` with a fleet, its rows and what is going to be taken; calibration
+            collects scores with it.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Shard:
         timeline: Timeline,
         *,
         pool: int,
+        history: int,
         codec: Codec,
         shown: int = 10,
         watch: Callable[[Fleet, NDArray[np.int64], NDArray[np.int32]], None] | None = None,
@@ -100,7 +103,7 @@ class Shard:
         self.timeline, self.codec, self.shown, self.watch = timeline, codec, shown, watch
         self.members = [np.flatnonzero(timeline.tier == tier) for tier in range(len(setups))]
         self.fleets = [
-            Fleet(setup, timeline.devices[rows], timeline.histories[rows], pool)
+            Fleet(setup, timeline.devices[rows], timeline.histories[rows, -history:], pool)
             for setup, rows in zip(setups, self.members, strict=True)
         ]
 

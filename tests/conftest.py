@@ -43,8 +43,10 @@ def run_experiment() -> Callable[..., Path]:
 
     def run(path: Path, root: Path, overrides: Sequence[str] = (), *, clients: int = 2, **job: Any) -> Path:
         config = load_config(path, overrides)
-        run_in_process(app_for(Job(config, root, clients, **job)), app, clients=clients, run_config={})
-        (folder,) = root.glob(f"{config.name}-*-{config.seed}")
+        written: list[Path] = []
+        made = Job(config, root, clients, written=written.append, **job)
+        run_in_process(app_for(made), app, clients=clients, run_config={})
+        (folder,) = written
         return folder
 
     return run

@@ -122,6 +122,8 @@ class World:
             generator=self.generator or Drawn(self.n_items),
             n_items=self.n_items,
             pool=self.pool,
+            history=self.timeline.histories.shape[1],
+            upload=self.timeline.histories.shape[1],
             codec=self.codec,
             gflops=1.0,
             seconds=self.seconds,
@@ -137,7 +139,14 @@ class World:
         """The shard of some devices (all)."""
         setup = Setup(self.model, self.params, self.policy, self.fusion, self.price, self.seed, self.cache_rows)
         lived = self.timeline if rows is None else self.timeline.rows(rows)
-        return Shard([setup], lived, pool=self.pool, codec=self.codec, shown=self.shown)
+        return Shard(
+            [setup],
+            lived,
+            pool=self.pool,
+            history=lived.histories.shape[1],
+            codec=self.codec,
+            shown=self.shown,
+        )
 
     def install(self) -> Delivery:
         """The first installation of a model of 1000 bytes."""

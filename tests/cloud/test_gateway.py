@@ -187,7 +187,8 @@ def test_the_ledger_is_the_sum_of_the_encoded_lengths(monkeypatch, codec):
         for device, at, nbytes, attempt, arrived in zip(
             *(book[name][rows] for name in ("device", "at", "nbytes", "attempt", "delivered")), strict=True
         ):
-            tries.setdefault((int(device), float(at)), []).append((int(attempt), int(nbytes), bool(arrived)))
+            start = round(float(at) - 2.0 * (int(attempt) - 1), 6)  # attempt i starts (i - 1) * timeout_s later
+            tries.setdefault((int(device), start), []).append((int(attempt), int(nbytes), bool(arrived)))
         assert len(tries) == len(sizes)
         lengths = {}
         for (device, _), made in tries.items():

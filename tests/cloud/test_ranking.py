@@ -134,6 +134,22 @@ def test_a_module_is_charged_by_the_length_it_reads() -> None:
     assert cost.tolist() == [module.flops(1, 6), module.flops(1, 6), module.flops(3, 6)]
 
 
+class Plain(nn.Module):
+    """A reranker that knows `forward` only: item i scores i, less what the history sums up to."""
+
+    n_items, length = 2000, 3
+
+    def forward(self, history: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        return (candidates - history.sum(1, keepdim=True)).float()
+
+
+def test_a_plain_reranker_is_asked_for_every_item() -> None:
+    scores = Neural(Plain()).scores(ids([0, 0, 1, 2], [9, 1, 2, 3]), draws(0, "x", np.arange(2)))
+    # more than one slice of 1,024 items; the history is cut to its newest three
+    assert scores.tolist() == [[i - 3.0 for i in range(2001)], [i - 6.0 for i in range(2001)]]
+    assert Neural(Plain()).flops(ids([0, 1])) is None  # unknown, not free
+
+
 class Noisy(nn.Module):
     """A module that scores from noise: the next item is what the noise says."""
 

@@ -26,6 +26,8 @@ def validation(devices=50, steps=8, link=None, seconds=None, seed=0):
         generator=Drawn(N),
         n_items=N,
         pool=30,
+        history=lived.histories.shape[1],
+        upload=lived.histories.shape[1],
         codec=Codec(),
         gflops=1.0,
         seconds=seconds,

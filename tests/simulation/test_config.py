@@ -71,7 +71,7 @@ def test_every_experiment_loads_and_builds(path: Path) -> None:
     assert isinstance(config.cloud.training.options(), Training)
     given = {"n_items": 60, "length": 10}
     made = build(config.cloud.generator.class_, config.cloud.generator.options, "[cloud.generator]", **given)
-    assert any(hasattr(made, name) for name in ("catalogue", "catalogue_scores", "scores", "generate"))
+    assert any(hasattr(made, name) for name in ("forward", "scores", "generate"))
     for tier in tiers(config):
         plugin = tier.model or config.device.model
         as_device_model(build(plugin.class_, plugin.options, "[device.model]", **given))
@@ -86,7 +86,7 @@ def test_every_evaluation_loads_and_builds(path: Path) -> None:
     assert config.models
     for table in config.models:
         made = build(table.model.class_, table.model.options, table.name, n_items=60, length=10)
-        assert any(hasattr(made, name) for name in ("catalogue", "catalogue_scores", "scores"))
+        assert any(hasattr(made, name) for name in ("forward", "scores"))
 
 
 # Defaults and what classes are given
@@ -234,6 +234,14 @@ def test_streamed_rows_need_room(small: Path) -> None:
     assert load_config(changed(small, (old, new.format(80)))).device.cache_rows == 80
     resident = new.format(79).replace("streamed", "resident")
     assert load_config(changed(small, (old, resident))).device.cache_rows == 79
+
+
+def test_the_cloud_must_know_the_rows_a_device_needs(small: Path) -> None:
+    tables = 'width = 8\n[device]\nitems = "{}"\nhistory = 30\n[cloud]\nhistory = {}'
+    (line,) = refused(changed(small, ("width = 8", tables.format("streamed", 29))))
+    assert line.startswith("[cloud] history = 29 is shorter than [device] history = 30")
+    assert load_config(changed(small, ("width = 8", tables.format("streamed", 30)))).cloud.history == 30
+    assert load_config(changed(small, ("width = 8", tables.format("resident", 29)))).cloud.history == 29
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "two words", "x."])
