@@ -205,7 +205,9 @@ class Gateway:
         device, step, first = requests.device, requests.step, requests.first
         known = (device >= 0) & (device < len(self.told))
         if not known.all():
-            raise WireError(f"request of device {device[~known][0]}: expected 0..{len(self.told) - 1}; is it another fleet's?")
+            raise WireError(
+                f"request of device {device[~known][0]}: expected 0..{len(self.told) - 1}; is it another fleet's?"
+            )
         if len(np.unique(device)) < len(device):
             raise WireError("two requests of one device at once; a device waits for its reply before it asks again")
         late = step <= self.told_step[device]
@@ -214,8 +216,8 @@ class Gateway:
         gap = (first > self.told_step[device]) & (step - first < self.service.upload)
         if gap.any():
             raise WireError(
-                f"request of device {device[gap][0]} leaves out items {self.told_step[device][gap][0]}..{first[gap][0] - 1}; "
-                "upload all that is not confirmed"
+                f"request of device {device[gap][0]} starts at item {first[gap][0]}, the cloud knows "
+                f"{self.told_step[device][gap][0]}; upload all that is not confirmed"
             )
 
     def _learn(self, requests: Requests) -> None:

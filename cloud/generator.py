@@ -45,7 +45,9 @@ class TopK:
             if self.hide_seen:
                 np.put_along_axis(values, histories[rows].astype(np.int64), -np.inf, axis=1)
             best, order = top_k(values, k)
-            items[rows], scores[rows] = np.where(np.isfinite(best), order, 0), np.where(np.isfinite(best), best, 0)
+            filled = np.isfinite(best)
+            items[rows, : best.shape[1]] = np.where(filled, order, 0)
+            scores[rows, : best.shape[1]] = np.where(filled, best, 0)
         return Generated(items, scores, self.scorer.flops(histories), None)
 
 

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from device.errors import ContractError
 from device.model import Items, Scores
 from device.seeds import Draws, draws
 
@@ -76,6 +77,8 @@ def catalogue_scores(scorer: CatalogueScorer, histories: Items, rng: Draws) -> I
         rows = slice(start, min(start + ROWS, len(histories)))
         scores = scorer.scores(histories[rows], rng[rows])
         scores[:, 0] = -np.inf
+        if np.isnan(scores).any():
+            raise ContractError(f"{type(scorer).__name__}: scores of the catalogue are NaN; did its training diverge?")
         yield rows, scores
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from cloud.losses import epoch_losses
 from cloud.ranking import Neural, catalogue_ranks
 from cloud.sequences import HeldOut, Sequences
+from device.errors import ConfigError, RunError
 from device.model import Parameters
 from device.models.torch_model import reset
 from device.seeds import key
@@ -58,6 +59,16 @@ class Training:
     validate_every: int = 1
     validation_users: int = 2000
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("patience", 0), ("batch", 1), ("negatives", 1), ("validate_every", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"training: {name} = {getattr(self, name)}; expected {least} or more")
+        if not self.learning_rate > 0 or self.validation_users < 1 or self.weight_decay < 0:
+            raise ConfigError(
+                f"training: learning_rate = {self.learning_rate}, validation_users = {self.validation_users}, "
+                f"weight_decay = {self.weight_decay}; expected positive numbers, 1 or more, 0 or more"
+            )
 
 
 @dataclass(slots=True)
@@ -94,6 +105,11 @@ def fit(
     catalogue into a value; it is needed unless `options.patience` is 0. `hide_seen` leaves the items of the history out
     of that ranking, as a generator that never repeats an item does.
     """
+    if options.patience and (measure is None or held_out is None or not len(held_out.targets)):
+        raise ConfigError(
+            f"training: patience = {options.patience} needs validation steps and a measure; set validation in "
+            "[data.split], or patience = 0 for a fixed number of epochs"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "finished.json"
     if done.exists():
@@ -115,6 +131,10 @@ def fit(
             validate(model, held_out, log, options=options, measure=measure, hide_seen=hide_seen, folder=folder)
         checkpoint(model, optimizer, log, folder)
         progress(f"epoch {log.epoch}/{options.epochs} loss {loss:.4f} best {log.best_value:.4f} @ {log.best_epoch}")
+    if options.patience and not log.best_epoch and log.epoch:
+        raise RunError(
+            f"training diverged: no validation value is a number after {log.epoch} epochs; lower learning_rate"
+        )
     if not options.patience:
         save(model, folder / "best.safetensors")
         log.best_epoch = log.epoch

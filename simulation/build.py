@@ -14,12 +14,12 @@ from device.errors import ConfigError
 def imported(path: str, where: str) -> Any:
     """The object behind "package.module:Name"; ConfigError names what was not found and the nearest name."""
     module_name, _, name = path.partition(":")
-    if not name:
+    if not name or not module_name or module_name.startswith("."):
         raise ConfigError(f'{where}: class = "{path}" is not an import path; write "package.module:Name"')
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
+        if error.name and error.name != module_name and not module_name.startswith(error.name + "."):
             raise ConfigError(f"{where}: {module_name} needs the package {error.name!r}; install it") from error
         raise ConfigError(
             f'{where}: class = "{path}": there is no module {module_name!r}; '

@@ -3,8 +3,9 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -236,12 +237,19 @@ def apply(tables: dict[str, Any], override: str) -> None:
     here: Any = tables
     *parents, last = key.strip().split(".")
     for parent in parents:
-        here = here.setdefault(parent, {}) if isinstance(here, dict) else here[int(parent)]
+        here = here.setdefault(parent, {}) if isinstance(here, dict) else nth(here, parent, override)
         if not isinstance(here, dict | list):
             raise ConfigError(f"--set {override}: {parent!r} is not a table")
     if isinstance(here, list):
         raise ConfigError(f"--set {override}: {parents[-1]!r} is a list of tables; name one by its number, from 0")
     here[last] = value
+
+
+def nth(tables: list[Any], number: str, override: str) -> Any:
+    """One table of a list."""
+    if not number.isdigit() or int(number) >= len(tables):
+        raise ConfigError(f"--set {override}: {number!r} is none of the tables 0..{len(tables) - 1}")
+    return tables[int(number)]
 
 
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -253,7 +261,7 @@ def check(tables: dict[str, Any], kind: type[Checked], place: str) -> Checked:
         config = kind.model_validate(tables)
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(f"{place}: {line}" for line in problems(error, kind))) from error
-    for line in contradictions(config):
+    for line in [*refusals(config), *contradictions(config)] if isinstance(config, ExperimentConfig) else []:
         raise ConfigError(f"{place}: {line}")
     return config
 
@@ -288,14 +296,26 @@ def fields_at(kind: type[BaseModel], table: Sequence[str]) -> dict[str, pydantic
     return fields
 
 
-def contradictions(config: BaseModel) -> Iterator[str]:
+def refusals(config: ExperimentConfig) -> Iterator[str]:
+    """What the measures and the trainings say to their values."""
+    for name in config.metrics:
+        yield from refusal(partial(parse, name))
+    for table in (config.cloud.training, config.device.training):
+        yield from refusal(table.options)
+
+
+def refusal(make: Callable[[], Any]) -> Iterator[str]:
+    """The text of the ConfigError that making something raises, if it does."""
+    try:
+        make()
+    except ConfigError as error:
+        yield str(error)
+
+
+def contradictions(config: ExperimentConfig) -> Iterator[str]:
     """What single keys cannot tell."""
-    if not isinstance(config, ExperimentConfig):
-        return
     if not re.fullmatch(r"[\w.+-]*\w", config.name):
         yield f"name = {config.name!r}: use letters, digits, '-', '_', '.', '+' only; it becomes a folder"
-    for name in config.metrics:
-        parse(name)
     if not config.all_policies:
         yield "no policy: add [device.policy] or [[policies]]"
     if config.policies and config.device.policy:

@@ -133,7 +133,9 @@ def generator(made: Any) -> list[Finding]:
     streams = draws(0, "generator", np.arange(ROWS), np.zeros(ROWS, np.int64))
     try:
         first, again = (made.generate(histories, CANDIDATES, rng=streams) for _ in range(2))
-        service = Service(made, N_ITEMS, CANDIDATES, LENGTH, LENGTH, Codec(), 1.0, None, [], np.zeros(ROWS, np.int64), [], 1, 0)
+        service = Service(
+            made, N_ITEMS, CANDIDATES, LENGTH, LENGTH, Codec(), 1.0, None, [], np.zeros(ROWS, np.int64), [], 1, 0
+        )
         check_lists(service, first, ROWS)
     except TandemError as error:
         return [Finding("lists", False, str(error))]

@@ -1,5 +1,6 @@
 """One experiment, read top to bottom: prepare, choose on validation, replay every policy, write the run folder."""
 
+import hashlib
 import os
 import platform
 import shutil
@@ -161,8 +162,11 @@ def keep(work: Path, policy: PolicyTable, steps: Columns, ledger: Columns) -> No
     for name, values in ledger.items():
         arrays[f"ledger.{name}"] = values.astype("S12").view(np.uint8) if values.dtype == object else values
     temporary = work / f"{slug(policy)}.tmp"
-    save_file(arrays, temporary)
-    os.replace(temporary, work / f"{slug(policy)}.safetensors")
+    try:
+        save_file(arrays, temporary)
+        os.replace(temporary, work / f"{slug(policy)}.safetensors")
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def finished(work: Path, policy: PolicyTable) -> tuple[Columns, Columns] | None:
@@ -180,7 +184,7 @@ def finished(work: Path, policy: PolicyTable) -> tuple[Columns, Columns] | None:
 
 def slug(policy: PolicyTable) -> str:
     """A file name for a policy."""
-    return policy.label.encode().hex()
+    return hashlib.sha256(policy.label.encode()).hexdigest()[:16]
 
 
 def protocol(config: ExperimentConfig) -> dict[str, str]:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from device.errors import RunError
 from device.messages import Codec
+from device.models.onnx_file import CONTENT
 from device.models.torch_model import as_device_model
 from simulation.build import build
 from simulation.config import ExperimentConfig
@@ -59,6 +60,8 @@ def write_handout(prepared: Prepared, chosen: dict[str, Chosen]) -> Path:
         save_file(arrays, scratch / "timeline.safetensors")
         for number, tier in enumerate(prepared.installed):
             save_file({k: np.ascontiguousarray(v) for k, v in tier.params.items()}, scratch / f"{number}.safetensors")
+            if CONTENT in tier.params:
+                (scratch / f"{number}.onnx").write_bytes(tier.params[CONTENT].tobytes())
         about = {
             "config": prepared.config.model_dump(mode="json", by_alias=True),
             "chosen": {label: asdict(one) for label, one in chosen.items()},
@@ -85,8 +88,7 @@ def read_handout(folder: str) -> Handout:
     for number, tier in enumerate(tiers(config)):
         plugin = tier.model or config.device.model
         params = load_file(path / f"{number}.safetensors")
-        if config.device.runtime == "onnxruntime" and "onnx" in params:
-            (path / f"{number}.onnx").write_bytes(params["onnx"].tobytes())
+        if config.device.runtime == "onnxruntime" and CONTENT in params:
             model = build("device.models.onnx_file:OnnxFile", {"path": str(path / f"{number}.onnx")}, "[device.model]")
         else:
             given = {"n_items": about["n_items"], "length": config.device.history}

@@ -103,7 +103,9 @@ class Shelf:
         sequences, held_out = training_data(self.split, self.length, refit=self.refit)
         if isinstance(made, nn.Module):
             name = type(made).__name__
-            made.n_items, made.length = data.n_items, getattr(made, "length", self.length)  # a plug-in may have neither
+            for attribute, value in (("n_items", data.n_items), ("length", self.length)):
+                if not hasattr(made, attribute):  # a plug-in need not keep them
+                    setattr(made, attribute, value)
             self.say(f"{name}: {sum(p.numel() for p in made.parameters()):,} parameters")
             log = fit(
                 made,

@@ -23,7 +23,8 @@ class Remembering:
     def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
         """The lists of the wrapped generator."""
         keys = rng.keys.tolist()
-        new = np.array([i for i, one in enumerate(keys) if one not in self._place], np.int64)
+        fresh = {one: i for i, one in reversed(list(enumerate(keys))) if one not in self._place}
+        new = np.array(sorted(fresh.values()), np.int64)
         if len(new):
             made = self.inner.generate(histories[new], k, rng=rng[new])
             start = len(self._place)

@@ -30,7 +30,7 @@ def nested(v: Any) -> bool:
 
 def key(name: str) -> str:
     """Bare where TOML allows it."""
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else text(name)
 
 
 def value(v: Any) -> str:
@@ -39,4 +39,11 @@ def value(v: Any) -> str:
         return f"[{', '.join(value(x) for x in v)}]"
     if isinstance(v, float) and not math.isfinite(v):
         return "nan" if math.isnan(v) else "inf" if v > 0 else "-inf"
-    return json.dumps(v, ensure_ascii=False)
+    if isinstance(v, Mapping):
+        return f"{{ {', '.join(f'{key(k)} = {value(x)}' for k, x in v.items() if x is not None)} }}"
+    return text(v) if isinstance(v, str) else json.dumps(v)
+
+
+def text(v: str) -> str:
+    """A basic string; JSON escapes what TOML wants escaped, but for DEL."""
+    return json.dumps(v, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -48,9 +48,9 @@ class GRU4Rec(nn.Module):
         left = torch.gather(history, 1, (column + start) % length)
         x = F.dropout(self.item(left), self.dropout, self.training)
         known = (history != 0).any(1)[:, None, None]  # an empty history has no state, however long its padding
-        states = self.out(self.gru(x)[0]) * known
+        states = self.gru(x)[0]
         back = ((column - start) % length)[:, :, None].expand(-1, -1, states.shape[2])
-        return torch.gather(states, 1, back)
+        return self.out(torch.gather(states, 1, back)) * known
 
     def forward(self, history: Tensor, candidates: Tensor) -> Tensor:
         """Scores [B, C] of `candidates` [B, C] after `history` [B, L]."""
@@ -63,4 +63,4 @@ class GRU4Rec(nn.Module):
     def flops(self, length: int, candidates: int) -> float:
         """Floating-point operations of one `forward` for one user (2 per multiply-add)."""
         d = self.item.embedding_dim
-        return 2.0 * (length * 6 * d * d * self.layers + d * d + candidates * d)
+        return 2.0 * (length * (6 * d * d * self.layers + d * d) + candidates * d)

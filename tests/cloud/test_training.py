@@ -228,12 +228,6 @@ def test_what_is_measured_is_the_rank_in_the_catalogue(hide_seen: bool, tmp_path
     assert (measured[0][1] == ties).all()
 
 
-NOTHING_TO_LOOK_AT = pytest.mark.xfail(
-    raises=(FileNotFoundError, RuntimeWarning), reason="fit trains to the end and then misses best.safetensors"
-)
-
-
-@NOTHING_TO_LOOK_AT
 @pytest.mark.parametrize("held_out", [None, HeldOut(HELD_OUT.histories[:0], HELD_OUT.targets[:0])])
 def test_patience_without_validation_rows_is_refused(held_out: HeldOut | None, tmp_path: Path) -> None:
     options = replace(OPTIONS, epochs=2)
@@ -241,7 +235,6 @@ def test_patience_without_validation_rows_is_refused(held_out: HeldOut | None, t
         fit(small(), DATA, held_out, options=options, seed=1, folder=tmp_path, measure=NDCG(10).of)
 
 
-@NOTHING_TO_LOOK_AT
 def test_patience_without_a_measure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TandemError, match="patience"):
         train(small(), tmp_path, replace(OPTIONS, epochs=2), measure=None)

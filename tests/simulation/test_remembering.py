@@ -1,7 +1,6 @@
 """Lists made once per (device, step) are the same lists at the same cost as lists made every time."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -80,10 +79,6 @@ def test_nobody_asks() -> None:
     assert ask(remembering, []).items.shape == (0, 3)
 
 
-TWICE = pytest.mark.xfail(raises=AssertionError, reason="a key twice in one batch shifts the places of all later lists")
-
-
-@TWICE
 def test_the_same_request_twice_in_one_batch() -> None:
     inner = Drawn()
     remembering = Remembering(inner)
