@@ -7,9 +7,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.generator import CandidateGenerator, Generated
+from cloud.generator import CandidateGenerator, Generated, check_lists
+from cloud.item_rows import Rows
 from cloud.ledger import Ledger
-from device.errors import ConfigError, ContractError, WireError
+from device.errors import ConfigError, WireError
 from device.fleet import needed
 from device.messages import Codec, Replies, Requests, decode_requests, encode_replies
 from device.model import Items
@@ -49,25 +50,6 @@ class Carrier(Protocol):
     def give_up_s(self) -> float:
         """Seconds after which a sender of a lost message is free to send another."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Item embeddings as they are streamed: int8 with one float32 scale per item."""
-
-    codes: NDArray[np.int8]  # [n_items + 1, d]
-    scale: NDArray[np.float32]  # [n_items + 1]
-
-    @classmethod
-    def of(cls, table: NDArray[np.generic]) -> "Rows":
-        """Quantise a table [n_items + 1, d]: the largest magnitude of a row becomes 127."""
-        values = np.asarray(table, np.float32)
-        scale = np.maximum(np.abs(values).max(1), np.float32(1e-12)) / np.float32(127)
-        return cls(np.rint(values / scale[:, None]).astype(np.int8), scale)
-
-    def table(self) -> NDArray[np.float32]:
-        """[n_items + 1, d] float32: what a device reads from the rows it received."""
-        return self.codes * self.scale[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +220,9 @@ class Gateway:
         """Encoded lists for what the cloud knows of `device` [B], and the cloud seconds [B] each took."""
         service, histories = self.service, self.told[device]
         made = service.generator.generate(histories, service.pool, rng=draws(service.seed, "generator", device, step))
-        check_lists(service, made, len(device))
+        check_lists(
+            type(service.generator).__name__, made, rows=len(device), pool=service.pool, n_items=service.n_items
+        )
         bodies = [b""] * len(device)
         for number, rows in enumerate(service.rows):
             here = np.flatnonzero(service.tier[device] == number)
@@ -282,34 +266,6 @@ def sizes(bodies: Sequence[bytes]) -> NDArray[np.int64]:
 def chosen(requests: Requests, rows: NDArray[np.int64]) -> Requests:
     """Some rows of a batch of requests."""
     return Requests(**{f.name: getattr(requests, f.name)[rows] for f in fields(requests)})
-
-
-def check_lists(service: Service, made: Generated, rows: int) -> None:
-    """ContractError when a generator's lists have the wrong shape, or scores that are not numbers."""
-    name = type(service.generator).__name__
-    if made.items.shape != made.scores.shape or len(made.items) != rows or made.items.shape[1] > service.pool:
-        raise ContractError(
-            f"generator {name}.generate returned items {made.items.shape} and scores {made.scores.shape} for {rows} "
-            f"requests of {service.pool} candidates; return both as [{rows}, {service.pool}], 0-padded"
-        )
-    if made.items.size and (made.items.min() < 0 or made.items.max() > service.n_items):
-        raise ContractError(
-            f"generator {name}.generate lists item ids {made.items.min()}..{made.items.max()} of a catalogue of "
-            f"{service.n_items}; list ids 1..{service.n_items}, 0 for an empty place"
-        )
-    sorted_ids = np.sort(made.items, axis=1)
-    if ((sorted_ids[:, 1:] == sorted_ids[:, :-1]) & (sorted_ids[:, 1:] != 0)).any():
-        raise ContractError(f"generator {name}.generate lists an item twice; drop duplicates")
-    for cost, values in (("flops", made.flops), ("seconds", made.seconds)):
-        if values is not None and (np.shape(values) != (rows,) or not (np.isfinite(values) & (values >= 0)).all()):
-            raise ContractError(
-                f"generator {name}.generate: {cost} {np.shape(values)} for {rows} requests; "
-                "give one finite number >= 0 per request, or None"
-            )
-    if not np.isfinite(made.scores).all():
-        raise ContractError(
-            f"generator {name}.generate returned NaN or infinite scores; give empty places item 0, score 0"
-        )
 
 
 def cloud_seconds(service: Service, made: Generated) -> Floats:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.ranking import CatalogueScorer, catalogue_scores
+from device.errors import ContractError
 from device.model import Items, Scores
 from device.seeds import Draws
 
@@ -62,3 +63,30 @@ def top_k(values: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:
         chosen = np.concatenate([above, level])
         columns[row] = chosen[np.argsort(-line[chosen], kind="stable")]
     return np.take_along_axis(values, columns, axis=1), columns
+
+
+def check_lists(name: str, made: Generated, *, rows: int, pool: int, n_items: int) -> None:
+    """ContractError when a generator's lists have the wrong shape, or scores that are not numbers."""
+    if made.items.shape != made.scores.shape or len(made.items) != rows or made.items.shape[1] > pool:
+        raise ContractError(
+            f"generator {name}.generate returned items {made.items.shape} and scores {made.scores.shape} for {rows} "
+            f"requests of {pool} candidates; return both as [{rows}, {pool}], 0-padded"
+        )
+    if made.items.size and (made.items.min() < 0 or made.items.max() > n_items):
+        raise ContractError(
+            f"generator {name}.generate lists item ids {made.items.min()}..{made.items.max()} of a catalogue of "
+            f"{n_items}; list ids 1..{n_items}, 0 for an empty place"
+        )
+    sorted_ids = np.sort(made.items, axis=1)
+    if ((sorted_ids[:, 1:] == sorted_ids[:, :-1]) & (sorted_ids[:, 1:] != 0)).any():
+        raise ContractError(f"generator {name}.generate lists an item twice; drop duplicates")
+    for cost, values in (("flops", made.flops), ("seconds", made.seconds)):
+        if values is not None and (np.shape(values) != (rows,) or not (np.isfinite(values) & (values >= 0)).all()):
+            raise ContractError(
+                f"generator {name}.generate: {cost} {np.shape(values)} for {rows} requests; "
+                "give one finite number >= 0 per request, or None"
+            )
+    if not np.isfinite(made.scores).all():
+        raise ContractError(
+            f"generator {name}.generate returned NaN or infinite scores; give empty places item 0, score 0"
+        )

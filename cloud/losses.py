@@ -1,21 +1,18 @@
 """The three ways a model learns from sequences, chosen by what the model offers."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cloud.options import Training
 from cloud.sequences import Sequences, position_batches, prefix_batches
 from device.seeds import key, rng
 
-if TYPE_CHECKING:
-    from cloud.training import Training
-
 
 def epoch_losses(
-    model: nn.Module, data: Sequences, options: "Training", *, seed: int, epoch: int
+    model: nn.Module, data: Sequences, options: Training, *, seed: int, epoch: int
 ) -> Iterator[Callable[[], Tensor]]:
     """The losses of one epoch, one callable per batch.
 
@@ -39,7 +36,7 @@ def epoch_losses(
 
 
 def position_loss(
-    model: nn.Module, history: Tensor, target: Tensor, *, options: "Training", generator: torch.Generator
+    model: nn.Module, history: Tensor, target: Tensor, *, options: Training, generator: torch.Generator
 ) -> Tensor:
     """Softmax cross-entropy of the next item at every position; `target` [B, L], 0 = no target."""
     real = target > 0
@@ -56,7 +53,7 @@ def position_loss(
 
 
 def candidate_loss(
-    model: nn.Module, history: Tensor, target: Tensor, *, options: "Training", generator: torch.Generator
+    model: nn.Module, history: Tensor, target: Tensor, *, options: Training, generator: torch.Generator
 ) -> Tensor:
     """Softmax cross-entropy of the next item among shared sampled items (or the catalogue), through `forward`."""
     if options.loss == "full":

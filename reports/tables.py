@@ -144,17 +144,20 @@ def markdown_table(runs: Sequence[Run]) -> str:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Rich table of paired differences with interval, effect size and corrected p."""
-    table = Table(header_style="bold")
-    for title in ("Policy", "Against", "Measure"):
-        table.add_column(title)
+    """Rich table of paired differences with interval, effect size and corrected p; one run's name is not repeated."""
+    runs = {label.partition(": ")[0] for one in comparisons for label in (one.label, one.against)}
+    shared = f"{runs.pop()}: " if len(runs) == 1 else ""
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for title in ("Policy", "Against"):
+        table.add_column(title, overflow="fold")
+    table.add_column("Measure")
     for title in ("Difference [95 % interval]", "d_z", "p (Holm)", "Users"):
         table.add_column(title, justify="right")
     for one in comparisons:
         d = one.difference
         table.add_row(
-            escape(one.label),
-            escape(one.against),
+            escape(one.label.removeprefix(shared)),
+            escape(one.against.removeprefix(shared)),
             one.measure,
             with_interval({"mean": d.mean, "low": d.low, "high": d.high}, sign="+"),
             f"{d.d_z:+.2f}",

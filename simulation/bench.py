@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from device.fleet import SCORING_BATCH
-from simulation.config import ExperimentConfig, check
+from simulation.config import check
+from simulation.config_tables import ExperimentConfig
 from simulation.experiment import Job
 from simulation.flower.client_app import app as client_app
 from simulation.flower.in_process_grid import run_in_process

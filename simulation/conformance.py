@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cloud.gateway import Service, check_lists
-from cloud.generator import CandidateGenerator, TopK
+from cloud.generator import CandidateGenerator, TopK, check_lists
 from cloud.sequences import Sequences
 from device.check import Finding, check_device_model
 from device.errors import ConfigError, TandemError
-from device.messages import Codec
 from device.policy import RequestPolicy, View
 from device.seeds import draws, rng
 from simulation.build import build, hint, imported
@@ -133,10 +131,7 @@ def generator(made: Any) -> list[Finding]:
     streams = draws(0, "generator", np.arange(ROWS), np.zeros(ROWS, np.int64))
     try:
         first, again = (made.generate(histories, CANDIDATES, rng=streams) for _ in range(2))
-        service = Service(
-            made, N_ITEMS, CANDIDATES, LENGTH, LENGTH, Codec(), 1.0, None, [], np.zeros(ROWS, np.int64), [], 1, 0
-        )
-        check_lists(service, first, ROWS)
+        check_lists(type(made).__name__, first, rows=ROWS, pool=CANDIDATES, n_items=N_ITEMS)
     except TandemError as error:
         return [Finding("lists", False, str(error))]
     except Exception as error:

@@ -19,7 +19,7 @@ from pydantic import Field
 from cloud.ranking import CatalogueScorer, Neural, catalogue_ranks
 from cloud.training import write_text
 from device.seeds import draws
-from simulation.config import DataTable, Plugin, Table, TrainingTable
+from simulation.config_tables import DataTable, Plugin, Table, TrainingTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split, windows
 from simulation.metrics import Measure, parse

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from cloud.gateway import Delivery, Gateway
 from cloud.ledger import Ledger
-from simulation.config import ExperimentConfig, PolicyTable
+from simulation.config_tables import ExperimentConfig, PolicyTable
 from simulation.handout import write_handout
 from simulation.metrics import parse
 from simulation.prepare import Chosen, Prepared, choose, fingerprint, prepare

@@ -16,7 +16,7 @@ from device.messages import Codec
 from device.models.onnx_file import CONTENT
 from device.models.torch_model import as_device_model
 from simulation.build import build
-from simulation.config import ExperimentConfig
+from simulation.config_tables import ExperimentConfig
 from simulation.objects import Installed, tiers
 from simulation.prepare import Chosen, Prepared, fingerprint, setups
 from simulation.replay import Shard, Timeline

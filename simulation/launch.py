@@ -5,7 +5,8 @@ from pathlib import Path
 
 from device.errors import ConfigError, RunError
 from device.export import Exported, export_onnx
-from simulation.config import ExperimentConfig, check
+from simulation.config import check
+from simulation.config_tables import ExperimentConfig
 from simulation.experiment import Job
 from simulation.objects import Shelf, tiers
 from simulation.prepare import prepare

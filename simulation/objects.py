@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.gateway import Carrier, Rows
+from cloud.gateway import Carrier
 from cloud.generator import CandidateGenerator, TopK
+from cloud.item_rows import Rows
+from cloud.options import Training
 from cloud.sequences import HeldOut, Sequences
-from cloud.training import Log, Training, fit
+from cloud.training import Log, fit
 from device.errors import ConfigError, ContractError
 from device.messages import encode_patch
 from device.model import DeviceModel, Parameters
@@ -23,7 +25,7 @@ from device.policy import RequestPolicy
 from device.seeds import draws, rng
 from simulation import network
 from simulation.build import build
-from simulation.config import DataTable, ExperimentConfig, NetworkTable, Plugin, PolicyTable, TierTable
+from simulation.config_tables import DataTable, ExperimentConfig, NetworkTable, Plugin, PolicyTable, TierTable
 from simulation.data.clock import Clock
 from simulation.data.dataset import Dataset, Split, windows
 from simulation.data.read import read

@@ -19,7 +19,7 @@ from device.fusion import Fusion
 from device.messages import Codec
 from device.seeds import key
 from simulation.calibration import Validation, find_fusion, find_price
-from simulation.config import ExperimentConfig, PolicyTable
+from simulation.config_tables import ExperimentConfig, PolicyTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split
 from simulation.objects import (

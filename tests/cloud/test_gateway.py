@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from loop_parts import Dot, Drawn, Scripted, World, random_timeline, timeline, truth
 
 import cloud.gateway
-from cloud.gateway import Gateway, Rows
+from cloud.gateway import Gateway
 from cloud.generator import Generated
+from cloud.item_rows import Rows
 from device.errors import ConfigError, ContractError, WireError
 from device.fleet import needed
 from device.messages import Codec, decode_replies, decode_requests, encode_requests

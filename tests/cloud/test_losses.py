@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cloud.losses import candidate_loss, epoch_losses, position_loss, sample
+from cloud.options import Training
 from cloud.sequences import Sequences
-from cloud.training import Training
 
 LOGITS = torch.tensor([[9.0], [0.0], [math.log(2)], [math.log(3)]])  # row 0 is padding and must not count
 WEIGHT = (0, 1, 2, 3)

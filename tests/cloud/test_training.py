@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import cloud.training
+from cloud.options import Training
 from cloud.ranking import Neural, catalogue_ranks
 from cloud.sequences import HeldOut, Sequences
-from cloud.training import Log, Training, fit, load_parameters
+from cloud.training import Log, fit, load_parameters
 from device.errors import TandemError
 from device.models.din import DIN
 from device.models.gru4rec import GRU4Rec

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cloud.losses import candidate_loss, position_loss
+from cloud.options import Training
 from cloud.ranking import through_forward
-from cloud.training import Training
 from device.check import check_device_model
 from device.models.din import DIN
 from device.models.gru4rec import GRU4Rec

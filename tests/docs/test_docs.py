@@ -10,7 +10,8 @@ import click
 import pytest
 import typer
 
-from simulation.config import ExperimentConfig, check
+from simulation.config import check
+from simulation.config_tables import ExperimentConfig
 from simulation.data.read import detect, load
 
 ROOT = Path(__file__).parents[2]

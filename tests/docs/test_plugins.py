@@ -19,7 +19,8 @@ from device.models.torch_model import as_device_model
 from device.policy import RequestPolicy
 from device.seeds import rng
 from simulation.build import build
-from simulation.config import ExperimentConfig, check
+from simulation.config import check
+from simulation.config_tables import ExperimentConfig
 from simulation.experiment import Job
 from simulation.flower.client_app import app as client_app
 from simulation.flower.in_process_grid import run_in_process

@@ -7,7 +7,7 @@ import numpy as np
 
 from cloud.gateway import Gateway
 from cloud.ledger import Ledger
-from simulation.config import ExperimentConfig
+from simulation.config_tables import ExperimentConfig
 from simulation.experiment import labelled, together
 from simulation.handout import bounds, read_handout, write_handout
 from simulation.prepare import choose, prepare

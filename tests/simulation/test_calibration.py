@@ -13,7 +13,7 @@ from device.policy import Always, Consistency, Every, Never, Random
 from device.seeds import rng
 from simulation import prepare as preparing
 from simulation.calibration import ALPHAS, NORMALISATIONS, Validation, Watch, find_fusion, find_price
-from simulation.config import ExperimentConfig
+from simulation.config_tables import ExperimentConfig
 from simulation.metrics import NDCG
 from simulation.network import Ideal
 

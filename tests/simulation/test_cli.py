@@ -249,10 +249,12 @@ def test_compare_tells_the_paired_difference(tiny_run: Path) -> None:
     told = only_object(said.out)
     assert told["measure"] == "ndcg@10"
     (one,) = told["comparisons"]
-    measures = Run.open(tiny_run).per_user.groupby("policy", observed=True)["ndcg@10"].mean()
-    numbers = [value for value in one.values() if isinstance(value, float)]
-    wanted = measures["every steps=2"] - measures["never"]
-    assert any(abs(abs(number) - abs(wanted)) < 1e-9 for number in numbers)
+    assert one["label"] == f"{tiny_run.name}: every steps=2"
+    assert one["against"] == f"{tiny_run.name}: never"
+    means = Run.open(tiny_run).per_user.groupby("policy", observed=True)["ndcg@10"].mean()
+    difference = one["difference"]
+    assert difference["mean"] == pytest.approx(means["every steps=2"] - means["never"])
+    assert difference["low"] < difference["mean"] < difference["high"]
     table = tandemrec("compare", tiny_run, "--measure", "hr@10")
     assert table.code == 0
     assert "every steps=2" in table.out

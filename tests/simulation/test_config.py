@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cloud.training import Training
+from cloud.options import Training
 from device.errors import ConfigError
 from device.models.torch_model import as_device_model
 from simulation.build import build
-from simulation.config import ExperimentConfig, Plugin, check, load_config, read_toml
+from simulation.config import check, load_config, read_toml
+from simulation.config_tables import ExperimentConfig, Plugin
 from simulation.evaluate import EvaluationConfig
 from simulation.objects import make_links, make_policy, tiers
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from simulation import schema
-from simulation.config import PolicyTable, load_config
+from simulation.config import load_config
+from simulation.config_tables import PolicyTable
 from simulation.experiment import finished, keep, labelled, leakage, protocol, slug, together
 from simulation.runs import FILES, Run
 

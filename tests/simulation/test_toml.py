@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from simulation.config import ExperimentConfig, load_config
+from simulation.config import load_config
+from simulation.config_tables import ExperimentConfig
 from simulation.toml import to_toml
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
