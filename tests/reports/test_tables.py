@@ -40,7 +40,8 @@ def test_names_are_text_not_markup(fake_run):
     assert tables.lines([fake_run, fake_run])[0].label == f"{fake_run.name}: {line.policy}"
     text = printed(tables.comparison_table(compare([fake_run], "hr@10")))
     assert "< 0.001" in text
-    assert f"{fake_run.name}: always" in text
+    assert "always" in text
+    assert fake_run.name not in text  # one run: its name is not repeated in every row
 
 
 @pytest.mark.parametrize(
