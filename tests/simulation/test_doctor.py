@@ -72,7 +72,7 @@ def test_a_folder_that_hides_one_of_ours(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**28))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**28))
     (found,) = [finding for finding in examine() if not finding["ok"]]
     assert found["what"] == "disk"
     assert found["detail"].startswith("0.2 GiB free")

@@ -16,7 +16,12 @@ from simulation.evaluate import EvaluationConfig, Row, evaluate, markdown, summa
 from simulation.metrics import parse
 from simulation.objects import make_split
 
-POPULARITY = {"name": "popularity", "model": {"class": "cloud.generators.floors:Popularity"}, "seeds": [1], "refit": True}
+POPULARITY = {
+    "name": "popularity",
+    "model": {"class": "cloud.generators.floors:Popularity"},
+    "seeds": [1],
+    "refit": True,
+}
 SASREC = {
     "name": "sasrec",
     "model": {"class": "device.models.sasrec:SASRec", "width": 16, "blocks": 1},
@@ -121,13 +126,16 @@ def test_hiding_what_was_seen_puts_nobody_lower(users: pd.DataFrame) -> None:
     assert kept.index.equals(filtered.index)
     assert (filtered["rank"] <= kept["rank"]).all()
     for model in ("popularity", "sasrec"):
-        assert (filtered.loc[model, "rank"] < kept.loc[model, "rank"]).any()
+        of_model = kept.index.get_level_values("model") == model
+        assert (filtered["rank"] < kept["rank"])[of_model].any()
 
 
 # Stages
 
 
-def test_the_second_stage_takes_the_epochs_of_the_first(root: Path, users: pd.DataFrame, results: dict[str, Any]) -> None:
+def test_the_second_stage_takes_the_epochs_of_the_first(
+    root: Path, users: pd.DataFrame, results: dict[str, Any]
+) -> None:
     rows = [row for row in results["rows"] if row["model"] == "sasrec"]
     chosen = {row["epochs"] for row in rows}
     assert len(chosen) == 1
@@ -174,7 +182,9 @@ def test_the_numbers_are_the_means_of_the_users(users: pd.DataFrame, results: di
     assert len(results["rows"]) == 8  # two models, two stages, kept and filtered
     for row in results["rows"]:
         mine = users[
-            (users["model"] == row["model"]) & (users["stage"] == row["trained on"]) & (users["seen"] == row["seen items"])
+            (users["model"] == row["model"])
+            & (users["stage"] == row["trained on"])
+            & (users["seen"] == row["seen items"])
         ]
         assert row["users"] == 30
         assert len(mine) == 30 * len(row["seeds"])
@@ -259,6 +269,6 @@ def test_a_full_disk_leaves_no_half_table(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    with pytest.raises(OSError, match="No space left|could not be written"):
+    with pytest.raises(OSError, match=r"No space left|could not be written"):
         evaluate(config(models=[POPULARITY]), tmp_path, quiet)
     assert not list(tmp_path.glob("table/*.parquet"))

@@ -1,5 +1,6 @@
 """Starting an experiment from the outside, and exporting what it trained."""
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ import pytest
 from tiny import POLICIES, TOML, changed, written
 
 from device.errors import ConfigError, RunError
-from simulation.config import ExperimentConfig, load_config
+from simulation.config import load_config
+from simulation.config_tables import ExperimentConfig
+from simulation.flower import client_app, server_app
+from simulation.flower.in_process_grid import run_in_process
 from simulation.launch import export_tier, launch
 from simulation.runs import FILES, Run
 
@@ -63,6 +67,49 @@ def test_a_server_that_writes_nothing_is_an_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("simulation.flower.in_process_grid.run_in_process", lambda *_, **__: None)
     with pytest.raises(RunError, match="ended without writing a run"):
         launch(config(tmp_path), tmp_path / "runs", say=nothing, progress=nothing)
+
+
+# What `flwr run .` starts
+
+
+def flwr_run(root: Path, experiment: str, overrides: str = "") -> None:
+    """The app of pyproject.toml with its run configuration, over a grid in this process."""
+    given: dict[str, str | int] = {"experiment": experiment, "overrides": overrides, "runs": str(root), "clients": 2}
+    run_in_process(server_app.app, client_app.app, clients=2, run_config={**given})
+
+
+def test_the_app_takes_its_run_configuration(workshop: Path, tiny_run: Path, tmp_path: Path) -> None:
+    flwr_run(tmp_path / "runs", str(workshop / "tiny.toml"), '["metrics=[\\"mrr\\"]", "network.link=wifi"]')
+    (folder,) = (tmp_path / "runs").glob("tiny-*")
+    run = Run.open(folder)
+    assert run.config["metrics"] == ["mrr"]
+    assert run.config["network"]["link"] == "wifi"
+    flwr_run(tmp_path / "plain", str(workshop / "tiny.toml"))
+    (plain,) = (tmp_path / "plain").glob("tiny-*")
+    assert Run.open(plain).summary["decision_hash"] == Run.open(tiny_run).summary["decision_hash"]
+
+
+def test_the_configuration_of_the_app_names_what_is_there() -> None:
+    root = Path(__file__).parents[2]
+    given = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    assert given.keys() == {"experiment", "overrides", "runs", "clients"}
+    assert load_config(root / given["experiment"]).name == "quickstart"
+
+
+@pytest.mark.xfail(raises=AssertionError, reason="a relative path is looked for only where the SuperLink was started")
+def test_the_experiment_is_found_beside_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower unpacks the app, configurations included, and runs it in another folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        flwr_run(tmp_path, "configs/quickstart.toml", '["sede=1"]')
+    assert "unknown key 'sede'" in str(caught.value)
+
+
+@pytest.mark.xfail(raises=(ValueError, AssertionError), reason="overrides that are no JSON list are not told apart")
+@pytest.mark.parametrize("overrides", ["seed=1", '"seed=1"'])
+def test_overrides_that_are_no_list_are_told(workshop: Path, tmp_path: Path, overrides: str) -> None:
+    with pytest.raises(ConfigError, match="overrides"):
+        flwr_run(tmp_path, str(workshop / "tiny.toml"), overrides)
 
 
 # Export
