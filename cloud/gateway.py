@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.generator import CandidateGenerator, Generated, check_lists
+from cloud.generator import CandidateGenerator, Generated, check_lists, plugin_name
 from cloud.item_rows import Rows
 from cloud.ledger import Ledger
 from device.errors import ConfigError, WireError
@@ -220,9 +220,7 @@ class Gateway:
         """Encoded lists for what the cloud knows of `device` [B], and the cloud seconds [B] each took."""
         service, histories = self.service, self.told[device]
         made = service.generator.generate(histories, service.pool, rng=draws(service.seed, "generator", device, step))
-        check_lists(
-            type(service.generator).__name__, made, rows=len(device), pool=service.pool, n_items=service.n_items
-        )
+        check_lists(service.generator, made, rows=len(device), pool=service.pool, n_items=service.n_items)
         bodies = [b""] * len(device)
         for number, rows in enumerate(service.rows):
             here = np.flatnonzero(service.tier[device] == number)
@@ -276,7 +274,7 @@ def cloud_seconds(service: Service, made: Generated) -> Floats:
         return made.seconds
     if made.flops is None:
         raise ConfigError(
-            f"[cloud] {type(service.generator).__name__} does not say what a list costs (flops or seconds); "
+            f"[cloud] {plugin_name(service.generator)} does not say what a list costs (flops or seconds); "
             "set seconds_per_request in [cloud], for it is not free"
         )
     return made.flops / (service.gflops * 1e9)

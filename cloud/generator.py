@@ -1,12 +1,13 @@
 """The candidate generator contract, and how a model that scores the whole catalogue becomes one."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from cloud.ranking import CatalogueScorer, catalogue_scores
+from cloud.ranking import CatalogueScorer, Neural, catalogue_scores
 from device.errors import ContractError
 from device.model import Items, Scores
 from device.seeds import Draws
@@ -52,6 +53,38 @@ class TopK:
         return Generated(items, scores, self.scorer.flops(histories), None)
 
 
+def as_generator(made: Any, *, n_items: int, length: int, hide_seen: bool = True) -> CandidateGenerator:
+    """A generator of what a configuration names: itself, or the top k of a torch module or catalogue scorer.
+
+    Raises ContractError when it is none of them.
+    """
+    if isinstance(made, CandidateGenerator):
+        return made
+    if isinstance(made, nn.Module):
+        return TopK(Neural(sized(made, n_items=n_items, length=length)), hide_seen)
+    if hasattr(made, "scores") and hasattr(made, "flops"):
+        return TopK(made, hide_seen)
+    raise ContractError(
+        f"generator {type(made).__name__} is no torch module and has neither generate(histories, k, *, rng) nor "
+        "scores(histories, rng) with flops(histories); add one of them"
+    )
+
+
+def sized(module: nn.Module, *, n_items: int, length: int) -> nn.Module:
+    """The module, with the attributes `n_items` and `length` where its author did not keep them."""
+    for attribute, value in (("n_items", n_items), ("length", length)):
+        if not hasattr(module, attribute):
+            setattr(module, attribute, value)
+    return module
+
+
+def plugin_name(generator: object) -> str:
+    """The class that the user named, under what we wrapped around it."""
+    for inner in ("inner", "scorer", "module"):
+        generator = getattr(generator, inner, generator)
+    return type(generator).__name__
+
+
 def top_k(values: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:
     """(scores, columns) [B, k] of the k largest values per row, descending, ties by column number."""
     k = min(k, values.shape[1])
@@ -65,8 +98,9 @@ def top_k(values: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:
     return np.take_along_axis(values, columns, axis=1), columns
 
 
-def check_lists(name: str, made: Generated, *, rows: int, pool: int, n_items: int) -> None:
-    """ContractError when a generator's lists have the wrong shape, or scores that are not numbers."""
+def check_lists(generator: object, made: Generated, *, rows: int, pool: int, n_items: int) -> None:
+    """ContractError for lists of a wrong shape, unknown or repeated items, scores or costs that are no numbers."""
+    name = plugin_name(generator)
     if made.items.shape != made.scores.shape or len(made.items) != rows or made.items.shape[1] > pool:
         raise ContractError(
             f"generator {name}.generate returned items {made.items.shape} and scores {made.scores.shape} for {rows} "

@@ -42,6 +42,8 @@ def build(path: str, options: Mapping[str, Any], where: str, **given: Any) -> An
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     for key, value in options.items():
+        if key == "n_items" and key in given:
+            raise ConfigError(f"{where}: {target.__name__} gets n_items from the data; take it out of the table")
         if key not in names and not takes_any:
             raise ConfigError(f"{where}: {target.__name__} has no option {key!r}{hint(key, names)}")
         check_type(where, key, value, names.get(key))

@@ -88,11 +88,17 @@ def announced(kind: str) -> list[dict[str, Any]]:
     return out
 
 
+def default(member: Any, name: str, shown: Any) -> Any:
+    """A parameter's default; that of a dataclass field with a factory is made."""
+    field = getattr(member, "__dataclass_fields__", {}).get(name)
+    return field.default_factory() if field is not None and callable(field.default_factory) else shown
+
+
 def entry(kind: str, path: str, member: Any) -> dict[str, Any]:
     """One row."""
     given = ("n_items", "module", "self")
     options = [
-        name if p.default is p.empty else f"{name}={p.default!r}"
+        name if p.default is p.empty else f"{name}={default(member, name, p.default)!r}"
         for name, p in inspect.signature(member).parameters.items()
         if name not in given
     ]

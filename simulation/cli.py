@@ -33,12 +33,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout,
 
 def main() -> None:
     """Entry point; our own errors end in one red message, never in a traceback."""
-    sys.path.insert(0, str(Path.cwd()))  # a plug-in is a file beside the configuration, as for `python file.py`
+    sys.path.append(str(Path.cwd()))  # a plug-in is a file beside the configuration; last, so that it hides nothing
     try:
         app()
     except TandemError as error:
-        error_console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        complain(str(error))
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        complain(f"{error.filename or 'a file'}: {error.strerror or error}; free space or choose another --runs folder")
+        sys.exit(1)
+
+
+def complain(text: str) -> None:
+    """One red line on stderr."""
+    error_console.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def escape(text: str) -> str:
@@ -157,13 +165,13 @@ def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     tier: Annotated[str, typer.Option(help="Which tier's reranker.")] = "phone",
     out: Annotated[Path, typer.Option(help="Folder for the ONNX files.")] = Path("onnx"),
-    runs: Runs = Path("runs"),
+    runs: Annotated[Path | None, typer.Option("--runs", help="Folder with the trained models; default: RUN's.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a tier's reranker as ONNX (fp32 and int8), checked against torch and timed with onnxruntime."""
     from simulation.launch import export_tier
 
-    exported = export_tier(run_folder, tier, out, runs).to_dict()
+    exported = export_tier(run_folder, tier, out, runs or run_folder.resolve().parent).to_dict()
     if as_json:
         print_json(exported)
         return
@@ -232,10 +240,10 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"entries": found})
         return
-    table = Table("kind", "class", "options", "what it is")
+    table = Table("kind", "class and options", "what it is")
     for entry in found:
-        table.add_row(entry["kind"], entry["class"], ", ".join(entry["options"]), entry["about"])
-    Console().print(table)
+        table.add_row(entry["kind"], "\n".join([entry["class"], *entry["options"]]), entry["about"])
+    Console(width=max(Console().width, 120)).print(table)
 
 
 @app.command()

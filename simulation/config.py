@@ -54,7 +54,7 @@ def apply(tables: dict[str, Any], override: str) -> None:
         if not isinstance(here, dict | list):
             raise ConfigError(f"--set {override}: {parent!r} is not a table")
     if isinstance(here, list):
-        raise ConfigError(f"--set {override}: {parents[-1]!r} is a list of tables; name one by its number, from 0")
+        raise ConfigError(f"--set {override}: {parents[-1]!r} is a list; set it whole, or a key of one of its tables")
     here[last] = value
 
 
@@ -136,6 +136,9 @@ def contradictions(config: ExperimentConfig) -> Iterator[str]:
     labels = [policy.label for policy in config.all_policies]
     for label in {label for label in labels if labels.count(label) > 1}:
         yield f"two policies are called {label!r}; give one a name"
+    names = [tier.name for tier in config.device.tiers]
+    for name in {name for name in names if names.count(name) > 1}:
+        yield f"two tiers are called {name!r}; rename one"
     split = config.data.split
     if sum(way is not None for way in (split.leave_last, split.global_time, split.files)) != 1:
         yield "[data.split] needs exactly one of leave_last, global_time, files"

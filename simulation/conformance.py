@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cloud.generator import CandidateGenerator, TopK, check_lists
+from cloud.generator import as_generator, check_lists
 from cloud.sequences import Sequences
 from device.check import Finding, check_device_model
-from device.errors import ConfigError, TandemError
+from device.errors import ConfigError, ContractError, TandemError
 from device.policy import RequestPolicy, View
 from device.seeds import draws, rng
 from simulation.build import build, hint, imported
@@ -45,7 +45,11 @@ def importable(path: str) -> str:
     assert spec is not None  # a .py file has a spec
     assert spec.loader is not None  # and a loader
     sys.modules[module] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[module])
+    sys.path.append(str(Path(file).resolve().parent))  # for the modules beside it
+    try:
+        spec.loader.exec_module(sys.modules[module])
+    except Exception as error:
+        raise ConfigError(f"check: {file} cannot be imported: {type(error).__name__}: {error}") from error
     return f"{module}:{name}"
 
 
@@ -88,9 +92,10 @@ def policy(made: Any) -> list[Finding]:
     whole = view()
     streams = draws(0, "policy", whole.device, whole.step)
     try:
-        first, again = (np.asarray(made.urgency(whole, streams)) for _ in range(2))
+        first, again = (np.asarray(made.urgency(whole, streams), np.float64) for _ in range(2))
         halves = [
-            np.asarray(made.urgency(rows_of(whole, part), streams[part])) for part in (slice(0, 5), slice(5, ROWS))
+            np.asarray(made.urgency(rows_of(whole, part), streams[part]), np.float64)
+            for part in (slice(0, 5), slice(5, ROWS))
         ]
     except Exception as error:
         return [Finding("runs", False, f"urgency raised {type(error).__name__}: {error}")]
@@ -121,17 +126,15 @@ def generator(made: Any) -> list[Finding]:
     ends = np.arange(10, 201, 10)
     if hasattr(made, "fit"):
         made.fit(Sequences(items, ends - 10, ends))
-    if not isinstance(made, CandidateGenerator):
-        if not hasattr(made, "scores") or not hasattr(made, "flops"):
-            return [
-                Finding("method", False, "has neither generate(histories, k, *, rng) nor scores and flops; add one")
-            ]
-        made = TopK(made)
+    try:
+        made = as_generator(made, n_items=N_ITEMS, length=LENGTH)
+    except ContractError as error:
+        return [Finding("method", False, str(error))]
     histories = numbers.integers(1, N_ITEMS + 1, (ROWS, LENGTH)).astype(np.int32)
     streams = draws(0, "generator", np.arange(ROWS), np.zeros(ROWS, np.int64))
     try:
         first, again = (made.generate(histories, CANDIDATES, rng=streams) for _ in range(2))
-        check_lists(type(made).__name__, first, rows=ROWS, pool=CANDIDATES, n_items=N_ITEMS)
+        check_lists(made, first, rows=ROWS, pool=CANDIDATES, n_items=N_ITEMS)
     except TandemError as error:
         return [Finding("lists", False, str(error))]
     except Exception as error:
@@ -139,7 +142,7 @@ def generator(made: Any) -> list[Finding]:
     lists = first.items
     distinct = all(len(set(row[row > 0])) == (row > 0).sum() for row in lists)
     in_range = bool(((lists >= 0) & (lists <= N_ITEMS)).all())
-    ordered = bool((np.diff(np.where(lists > 0, first.scores, -np.inf), axis=1)[lists[:, 1:] > 0] <= 0).all())
+    ordered = bool((np.diff(first.scores, axis=1)[lists[:, 1:] > 0] <= 0).all())
     costs = first.flops is not None or first.seconds is not None
     return [
         Finding("lists", True, f"[{ROWS}, {CANDIDATES}] finite"),

@@ -1,4 +1,4 @@
-"""What `tandemrec doctor` looks at: versions, packages shadowed by others, memory, threads, the browser."""
+"""What `tandemrec doctor` looks at: versions, packages shadowed by others, threads, disk."""
 
 import importlib
 import os

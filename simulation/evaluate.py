@@ -6,6 +6,8 @@ are looked at once, at the end, with and without the items a user has seen.
 """
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from pydantic import Field
 
 from cloud.ranking import CatalogueScorer, Neural, catalogue_ranks
 from cloud.training import write_text
+from device.errors import ConfigError
 from device.seeds import draws
 from simulation.config_tables import DataTable, Plugin, Table, TrainingTable
 from simulation.data.audit import leakage_audit
@@ -38,18 +41,28 @@ class ModelTable(Table):
     training: TrainingTable = TrainingTable()
     history: int = Field(default=50, ge=1)
     refit: bool = False
-    seeds: tuple[int, ...] | None = Field(default=None, strict=False)
+    seeds: tuple[int, ...] | None = Field(default=None, strict=False, min_length=1)
 
 
 class EvaluationConfig(Table):
     """`tandemrec evaluate CONFIG`."""
 
     name: str
-    seeds: tuple[int, ...] = Field(default=(1, 2, 3), strict=False)
+    seeds: tuple[int, ...] = Field(default=(1, 2, 3), strict=False, min_length=1)
     metrics: tuple[str, ...] = Field(default=("hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"), strict=False)
     data: DataTable
-    models: tuple[ModelTable, ...] = Field(strict=False)
+    models: tuple[ModelTable, ...] = Field(strict=False, min_length=1)
     threads: int | None = None
+
+
+def measures_of(config: EvaluationConfig) -> list[Measure]:
+    """The measures; ConfigError for these and for what single keys of the file cannot tell."""
+    if not re.fullmatch(r"[\w.+-]*\w", config.name):
+        raise ConfigError(f"name = {config.name!r}: use letters, digits, '-', '_', '.', '+' only; it becomes a folder")
+    names = [model.name for model in config.models]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two models of one name among {', '.join(names)}; rename one")
+    return [parse(name) for name in config.metrics]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +86,16 @@ def evaluate(config: EvaluationConfig, root: Path, say: Say) -> Path:
     import torch
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
+    measures = measures_of(config)
     split = make_split(config.data, config.seeds[0])
     say(described(split, leakage_audit(split)))
     rows = [row for model in config.models for row in evaluate_model(config, model, split, root, say)]
-    measures = [parse(name) for name in config.metrics]
     table = [summary(row_group, measures) for row_group in grouped(rows)]
     folder = root / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    per_user(rows, split, measures).to_parquet(folder / "per_user.parquet", index=False)
+    whole = folder / "per_user.parquet"
+    per_user(rows, split, measures).to_parquet(whole.with_suffix(".tmp"), index=False)
+    os.replace(whole.with_suffix(".tmp"), whole)
     write_text(folder / "results.json", json.dumps({"config": config.model_dump(mode="json"), "rows": table}, indent=1))
     write_text(folder / "results.md", markdown(table, measures))
     return folder

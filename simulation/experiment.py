@@ -253,7 +253,7 @@ def environment(seconds: float) -> dict[str, Any]:
 
     packages = ("torch", "flwr", "numpy", "pandas", "pyarrow", "onnx", "onnxruntime", "scipy")
     return {
-        "tandemrec": metadata.version("tandemrec"),
+        "tandemrec": own_version(),
         "python": sys.version.split()[0],
         "packages": {name: metadata.version(name) for name in packages},
         "platform": platform.platform(),
@@ -263,6 +263,14 @@ def environment(seconds: float) -> dict[str, Any]:
         "commit": commit(),
         "seconds": round(seconds, 1),
     }
+
+
+def own_version() -> str | None:
+    """The installed version; None where the source runs without being installed, as inside `flwr run`."""
+    try:
+        return metadata.version("tandemrec")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:

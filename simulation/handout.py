@@ -17,7 +17,7 @@ from device.models.onnx_file import CONTENT
 from device.models.torch_model import as_device_model
 from simulation.build import build
 from simulation.config_tables import ExperimentConfig
-from simulation.objects import Installed, tiers
+from simulation.objects import Installed, given, tiers
 from simulation.prepare import Chosen, Prepared, fingerprint, setups
 from simulation.replay import Shard, Timeline
 
@@ -91,8 +91,8 @@ def read_handout(folder: str) -> Handout:
         if config.device.runtime == "onnxruntime" and CONTENT in params:
             model = build("device.models.onnx_file:OnnxFile", {"path": str(path / f"{number}.onnx")}, "[device.model]")
         else:
-            given = {"n_items": about["n_items"], "length": config.device.history}
-            model = as_device_model(build(plugin.class_, plugin.options, "[device.model]", **given))
+            sizes = given(about["n_items"], config.device.history)
+            model = as_device_model(build(plugin.class_, plugin.options, "[device.model]", **sizes))
         installed.append(Installed(model, params, 0, None))
     timeline = Timeline(**load_file(path / "timeline.safetensors"))
     chosen = {label: Chosen(**values) for label, values in about["chosen"].items()}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from device.errors import ConfigError, RunError
 from device.export import Exported, export_onnx
+from simulation.build import imported
 from simulation.config import check
 from simulation.config_tables import ExperimentConfig
 from simulation.experiment import Job
@@ -69,6 +70,11 @@ def export_tier(run_folder: Path, tier_name: str, out: Path, runs: Path) -> Expo
         runs / "models", split, config.seed, config.device.history, lambda _: None, hide_seen=config.cloud.hide_seen
     )
     plugin = known[tier_name].model or config.device.model
+    folder = shelf.folder(plugin, config.device.training.options())
+    made = imported(plugin.class_, "[device.model]")
+    learns = isinstance(made, type) and issubclass(made, nn.Module)
+    if learns and not (folder / "finished.json").exists():
+        raise RunError(f"{folder}: no finished training of this run's reranker; name the run's folder with --runs")
     module, _ = shelf.trained(plugin, config.device.training.options(), "[device.model]")
     if not isinstance(module, nn.Module):
         raise ConfigError(f"[device.model] {plugin.class_} is no torch module, so there is nothing to export")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.gateway import Carrier
-from cloud.generator import CandidateGenerator, TopK
+from cloud.generator import CandidateGenerator, as_generator, sized
 from cloud.item_rows import Rows
 from cloud.options import Training
 from cloud.sequences import HeldOut, Sequences
@@ -34,6 +34,11 @@ from simulation.data.synthetic import synthetic
 from simulation.metrics import parse
 
 Say = Callable[[str], None]
+
+
+def given(n_items: int, length: int) -> dict[str, int]:
+    """What every model may ask for by name; an option of the same name is refused, for only these fit the data."""
+    return {"n_items": n_items, "length": length}
 
 
 def make_split(table: DataTable, seed: int) -> Split:
@@ -101,13 +106,11 @@ class Shelf:
         from torch import nn
 
         data = self.split.data
-        made = build(plugin.class_, plugin.options, where, n_items=data.n_items, length=self.length)
+        made = build(plugin.class_, plugin.options, where, **given(data.n_items, self.length))
         sequences, held_out = training_data(self.split, self.length, refit=self.refit)
         if isinstance(made, nn.Module):
             name = type(made).__name__
-            for attribute, value in (("n_items", data.n_items), ("length", self.length)):
-                if not hasattr(made, attribute):  # a plug-in need not keep them
-                    setattr(made, attribute, value)
+            sized(made, n_items=data.n_items, length=self.length)
             self.say(f"{name}: {sum(p.numel() for p in made.parameters()):,} parameters")
             log = fit(
                 made,
@@ -147,21 +150,8 @@ class Shelf:
 
 def make_generator(config: ExperimentConfig, shelf: Shelf) -> CandidateGenerator:
     """The trained candidate generator."""
-    from torch import nn
-
-    from cloud.ranking import Neural
-
     made, _ = shelf.trained(config.cloud.generator, config.cloud.training.options(), "[cloud.generator]")
-    if isinstance(made, CandidateGenerator):
-        return made
-    if isinstance(made, nn.Module):
-        return TopK(Neural(made), config.cloud.hide_seen)
-    if hasattr(made, "scores") and hasattr(made, "flops"):
-        return TopK(made, config.cloud.hide_seen)
-    raise ContractError(
-        f"[cloud.generator] {config.cloud.generator.class_} is no torch module and has neither "
-        "generate(histories, k, *, rng) nor scores(histories, rng) with flops(histories); add one of them"
-    )
+    return as_generator(made, n_items=shelf.split.data.n_items, length=shelf.length, hide_seen=config.cloud.hide_seen)
 
 
 def tiers(config: ExperimentConfig) -> tuple[TierTable, ...]:

@@ -18,6 +18,7 @@ from device.fleet import Setup
 from device.fusion import Fusion
 from device.messages import Codec
 from device.seeds import key
+from simulation.build import build
 from simulation.calibration import Validation, find_fusion, find_price
 from simulation.config_tables import ExperimentConfig, PolicyTable
 from simulation.data.audit import leakage_audit
@@ -26,6 +27,7 @@ from simulation.objects import (
     Installed,
     Shelf,
     assign_tiers,
+    given,
     install,
     make_generator,
     make_links,
@@ -96,6 +98,7 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
     import torch
 
     torch.set_num_threads(config.simulation.threads or torch.get_num_threads())
+    try_plugins(config)
     split = make_split(config.data, config.seed)
     audit = leakage_audit(split)
     say(described(split, audit))
@@ -131,6 +134,18 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
         seed=config.seed,
     )
     return Prepared(config, timeline, installed, service, users, split, audit, root)
+
+
+def try_plugins(config: ExperimentConfig) -> None:
+    """Make every plug-in once in a small size, so that a wrong option is not found only after hours of training."""
+    for policy in config.all_policies:
+        make_policy(policy)
+    make_links(config)
+    small = given(n_items=2, length=2)
+    build(config.cloud.generator.class_, config.cloud.generator.options, "[cloud.generator]", **small)
+    for tier in tiers(config):
+        plugin = tier.model or config.device.model
+        build(plugin.class_, plugin.options, f"[device.model] of tier {tier.name!r}", **small)
 
 
 def described(split: Split, audit: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from device.errors import ConfigError, RunError
+from device.errors import ConfigError, RunError, TandemError
 from device.seeds import rng
 from simulation.flower.environment import stay_local
 
@@ -42,6 +42,16 @@ def _server_identity() -> Iterator[None]:
 def _set_id(message: Message, message_id: str) -> None:
     """Give a message the id that a SuperLink would give it; flwr offers no public way."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+def told(error: BaseException) -> str:
+    """What to say of a client's exception: our own errors speak for themselves, others need their traceback."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TandemError):
+            return f"{type(cause).__name__}: {cause}"
+        cause = cause.__cause__ or cause.__context__
+    return "".join(traceback.format_exception(error))
 
 
 class InProcessGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy, so Grid is Any
@@ -146,7 +156,7 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
             _check_reply(reply, message)
         except Exception as error:  # whatever a client raises is its reply
             context.state = before
-            self._tracebacks[message.metadata.message_id] = traceback.format_exc()
+            self._tracebacks[message.metadata.message_id] = told(error)
             reply = Message(_flower_error(error), reply_to=message)
         self._sent += 1
         _set_id(reply, f"message-{self._sent}")

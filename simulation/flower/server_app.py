@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict  # noqa: E402
 from flwr.serverapp import Grid, ServerApp  # noqa: E402
 
 from cloud.gateway import Delivery  # noqa: E402
-from device.errors import RunError  # noqa: E402
+from device.errors import ConfigError, RunError  # noqa: E402
 from simulation.config import load_config  # noqa: E402
 from simulation.experiment import Job, run  # noqa: E402
 from simulation.flower.in_process_grid import InProcessGrid, failure  # noqa: E402
@@ -105,6 +105,29 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """What `flwr run .` starts: the experiment named in the run configuration."""
     given = context.run_config
-    overrides = json.loads(str(given["overrides"]) or "[]")
-    config = load_config(Path(str(given["experiment"])), overrides)
-    serve(grid, Job(config, Path(str(given["runs"])), int(given["clients"]), say=lambda line: print(line, flush=True)))
+    path = Path(str(given["experiment"]))
+    if not path.is_absolute() and not path.is_file():
+        path = (
+            Path(__file__).parents[2] / path
+        )  # Flower unpacks the app, its *.toml files too, into a folder of its own
+    config = load_config(path, listed(str(given["overrides"])))
+    root = Path(str(given["runs"])).resolve()  # clients may have another working folder
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    def written(folder: Path) -> None:
+        say(f"run {folder}; `tandemrec report {folder}` makes the page")
+
+    serve(grid, Job(config, root, int(given["clients"]), say=say, command="flwr run .", written=written))
+
+
+def listed(overrides: str) -> list[str]:
+    """The overrides of a run configuration, which holds scalars only: a JSON list of key=value strings, or nothing."""
+    try:
+        found = json.loads(overrides or "[]")
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"overrides = {overrides!r} is not JSON ({error}); write a list of strings") from error
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ConfigError(f"overrides = {overrides!r}: expected a JSON list of key=value strings")
+    return found

@@ -323,7 +323,7 @@ def test_overrides_are_checked_as_the_file_is(small: Path) -> None:
         ("seed", "--set seed: write key=value"),
         ("name.x=1", "--set name.x=1: 'name' is not a table"),
         ("device.model.width.x=1", "'width' is not a table"),
-        ("policies.price=1", "'policies' is a list of tables; name one by its number, from 0"),
+        ("policies.price=1", "'policies' is a list; set it whole, or a key of one of its tables"),
     ],
 )
 def test_an_override_that_leads_nowhere(override: str, words: str, small: Path) -> None:

@@ -96,7 +96,6 @@ def test_the_configuration_of_the_app_names_what_is_there() -> None:
     assert load_config(root / given["experiment"]).name == "quickstart"
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="a relative path is looked for only where the SuperLink was started")
 def test_the_experiment_is_found_beside_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flower unpacks the app, configurations included, and runs it in another folder."""
     monkeypatch.chdir(tmp_path)
@@ -105,7 +104,6 @@ def test_the_experiment_is_found_beside_the_app(tmp_path: Path, monkeypatch: pyt
     assert "unknown key 'sede'" in str(caught.value)
 
 
-@pytest.mark.xfail(raises=(ValueError, AssertionError), reason="overrides that are no JSON list are not told apart")
 @pytest.mark.parametrize("overrides", ["seed=1", '"seed=1"'])
 def test_overrides_that_are_no_list_are_told(workshop: Path, tmp_path: Path, overrides: str) -> None:
     with pytest.raises(ConfigError, match="overrides"):
@@ -195,7 +193,6 @@ def test_a_reranker_in_numpy_has_nothing_to_export(tmp_path: Path, monkeypatch: 
         export_tier(folder, "phone", tmp_path / "out", tmp_path / "runs")
 
 
-@pytest.mark.xfail(raises=pytest.fail.Exception, reason="a missing training is silently trained anew")
 def test_a_training_that_is_gone_is_said(two_tiers: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="models"):
         export_tier(two_tiers, "watch", tmp_path / "out", tmp_path / "another folder of runs")
