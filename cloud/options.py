@@ -15,6 +15,7 @@ class Training:
         patience: stop after this many validations without a better value; 0 = never look at validation.
         batch: users (or prefixes) per step.
         learning_rate, weight_decay: of AdamW.
+        schedule: "constant", or "linear": the learning rate falls from epoch to epoch, to 1/epochs of itself in the last.
         loss: "sampled" softmax with uniform negatives shared by a batch, or "full" softmax over the catalogue.
         negatives: how many shared negatives.
         validate_every: epochs between validations.
@@ -27,6 +28,7 @@ class Training:
     batch: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
+    schedule: Literal["constant", "linear"] = "constant"
     loss: Literal["sampled", "full"] = "sampled"
     negatives: int = 256
     validate_every: int = 1
@@ -42,3 +44,7 @@ class Training:
                 f"training: learning_rate = {self.learning_rate}, validation_users = {self.validation_users}, "
                 f"weight_decay = {self.weight_decay}; expected positive numbers, 1 or more, 0 or more"
             )
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch, from 0."""
+        return self.learning_rate * (1 - epoch / self.epochs if self.schedule == "linear" else 1)

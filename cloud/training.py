@@ -117,6 +117,8 @@ def train_epoch(
 ) -> float:
     """One pass; returns the mean loss."""
     model.train()
+    for group in optimizer.param_groups:
+        group["lr"] = options.rate(epoch)
     torch.manual_seed(key(seed, "epoch", epoch) % 2**63)
     total, steps = 0.0, 0
     fast = options.precision == "bfloat16"
