@@ -29,6 +29,8 @@ class Sequences:
         """[B, length] left-padded items of `users` before absolute position `ends` [B]."""
         position = ends[:, None] - length + np.arange(length)
         inside = position >= self.starts[users][:, None]
+        if not len(self.items):
+            return np.zeros(position.shape, np.int32)
         return np.where(inside, self.items[np.where(inside, position, 0)], 0).astype(np.int32)
 
     def flat(self) -> NDArray[np.int32]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cloud.sequences import Sequences
 from device.errors import DataError
 
 
@@ -104,11 +105,7 @@ def windows(data: Dataset, users: ArrayLike, ends: ArrayLike, length: int) -> ND
     if outside.any():
         row = int(np.argmax(outside))
         raise DataError(f"windows: end {end[row]} is outside the events of user index {user[row]}; ends are absolute")
-    position = end[:, None] + np.arange(-length, 0)
-    inside = position >= data.offsets[user][:, None]
-    if not data.n_events:
-        return np.zeros(position.shape, np.int32)
-    return np.where(inside, data.item[np.maximum(position, 0)], np.int32(0))
+    return Sequences(data.item, data.offsets[:-1], data.offsets[1:]).windows(user, end, length)
 
 
 def _check(data: Dataset) -> None:
