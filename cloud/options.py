@@ -15,7 +15,7 @@ class Training:
         patience: stop after this many validations without a better value; 0 = never look at validation.
         batch: users (or prefixes) per step.
         learning_rate, weight_decay: of AdamW.
-        schedule: "constant", or "linear": the learning rate falls from epoch to epoch, to 1/epochs of itself in the last.
+        schedule: "constant", or "linear": the learning rate falls from epoch to epoch, in the last to 1/epochs of it.
         loss: "sampled" softmax with uniform negatives shared by a batch, or "full" softmax over the catalogue.
         negatives: how many shared negatives.
         validate_every: epochs between validations.

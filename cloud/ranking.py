@@ -12,11 +12,11 @@ from device.errors import ContractError
 from device.model import Items, Scores
 from device.seeds import Draws, draws
 
-ROWS = 256  # histories scored at once: a [256, 20,000] float32 block is 20 MB
+ROWS = 64  # histories scored at once
 
 
 class CatalogueScorer(Protocol):
-    """Scores every item for at most ROWS histories at once."""
+    """Scores every item for ROWS histories at once."""
 
     def scores(self, histories: Items, rng: Draws) -> Scores:
         """[B, n_items + 1] float32 after `histories` [B, L]; -inf = not to be recommended; column 0 is ignored."""
@@ -37,8 +37,8 @@ class Neural:
         self.module = module.eval()
 
     def scores(self, histories: Items, rng: Draws) -> Scores:
-        """[B, n_items + 1] float32; the padding that all rows share is cut off first."""
-        used = histories[:, -max(longest(histories), 1) :][:, -self.module.length :]
+        """[B, n_items + 1] float32 after the newest `length` items."""
+        used = histories[:, -self.module.length :]
         with torch.inference_mode():
             history = torch.from_numpy(np.ascontiguousarray(used)).long()
             if hasattr(self.module, "catalogue"):
@@ -65,21 +65,26 @@ def through_forward(module: nn.Module, history: torch.Tensor) -> torch.Tensor:
     return torch.cat([module(history, part.expand(len(history), -1)) for part in parts], dim=1)
 
 
-def longest(histories: Items) -> int:
-    """Number of columns from the first that is not all padding."""
-    used = np.flatnonzero((histories > 0).any(0))
-    return histories.shape[1] - int(used[0]) if len(used) else 0
+def catalogue_scores(
+    scorer: CatalogueScorer, histories: Items, rng: Draws
+) -> Iterator[tuple[NDArray[np.int64], Scores]]:
+    """Yield (rows, scores [b, n_items + 1]) until all rows of `histories` [B, L] have had their turn; padding is -inf.
 
-
-def catalogue_scores(scorer: CatalogueScorer, histories: Items, rng: Draws) -> Iterator[tuple[slice, Scores]]:
-    """Yield (rows, scores [b, n_items + 1]) over `histories` [B, L]; padding scores -inf."""
-    for start in range(0, len(histories), ROWS):
-        rows = slice(start, min(start + ROWS, len(histories)))
-        scores = scorer.scores(histories[rows], rng[rows])
-        scores[:, 0] = -np.inf
-        if np.isnan(scores).any():
-            raise ContractError(f"{type(scorer).__name__}: scores of the catalogue are NaN; did its training diverge?")
-        yield rows, scores
+    Every call of the scorer has ROWS rows, and as many columns as a row's own length rounded up to a power of two: the
+    last bits of a matrix product depend on its shape, so a list must not depend on who else asks (as on devices).
+    """
+    lengths = (histories > 0).sum(1)
+    widths = np.minimum(2 ** np.ceil(np.log2(np.maximum(lengths, 8))).astype(np.int64), histories.shape[1])
+    for width in np.unique(widths):
+        members = np.flatnonzero(widths == width)
+        for start in range(0, len(members), ROWS):
+            rows = members[start : start + ROWS]
+            filled = np.concatenate([rows, np.full(ROWS - len(rows), rows[0])])
+            scores = scorer.scores(np.ascontiguousarray(histories[filled, -width:]), rng[filled])[: len(rows)]
+            scores[:, 0] = -np.inf
+            if np.isnan(scores).any():
+                raise ContractError(f"{type(scorer).__name__}: catalogue scores are NaN; did its training diverge?")
+            yield rows, scores
 
 
 def catalogue_ranks(

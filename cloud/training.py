@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file
 from torch import nn
@@ -25,7 +24,6 @@ from cloud.options import Training
 from cloud.ranking import Neural, catalogue_ranks
 from cloud.sequences import HeldOut, Sequences
 from device.errors import ConfigError, RunError
-from device.model import Parameters
 from device.models.torch_model import reset
 from device.seeds import key
 
@@ -191,11 +189,6 @@ def load(model: nn.Module, folder: Path) -> None:
     """Load the best weights of a training folder into `model`."""
     model.load_state_dict(load_tensors(folder / "best.safetensors"))
     model.eval()
-
-
-def load_parameters(folder: Path) -> Parameters:
-    """The best weights of a training folder as numpy arrays."""
-    return load_file(folder / "best.safetensors")
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from device.errors import ContractError
 from device.fusion import Fusion
 from device.messages import Replies, Requests
-from device.model import DeviceModel, Items, Parameters, Scores
+from device.model import DeviceModel, HasItemTable, Items, Parameters, Scores
 from device.policy import RequestPolicy, View
 from device.row_cache import RowCache, distinct, member
 from device.seeds import draws
@@ -35,6 +35,7 @@ class Setup:
     price: float
     seed: int
     cache_rows: int = 0  # capacity of the row cache; 0 = the item table is resident
+    hide_seen: bool = True  # never show again what the user has taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Fleet:
         self.inbox_items = np.zeros((size, pool), np.int32)
         self.inbox_cloud = np.zeros((size, pool), np.float32)
         self.inbox_step = np.zeros(size, np.int64)
+        self.inbox_rows = np.zeros((size, pool + self.history.shape[1] if setup.cache_rows else 0), np.int32)
         self.usable_at = np.full(size, np.inf)
         self.free_at = np.full(size, -np.inf)  # may ask again from then on
         self.asked_history = self.history.copy()  # as it was uploaded with the last request
@@ -104,6 +106,9 @@ class Fleet:
         self.inbox_items[who] = np.pad(replies.items[got], pad)
         self.inbox_cloud[who] = np.pad(replies.scores[got], pad)
         self.inbox_step[who] = replies.step[got]
+        if self.cache:
+            rows = check_rows(self.setup, replies)[got]
+            self.inbox_rows[who] = np.pad(rows, ((0, 0), (0, self.inbox_rows.shape[1] - rows.shape[1])))
         self.usable_at[who] = usable_at[got]
 
     def wait(self, who: Rows, free_at: NDArray[np.float64]) -> None:
@@ -123,8 +128,9 @@ class Fleet:
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """The users of `who` took items [B], shown at `rank` [B]; returns (asked, urgency) [B], NaN while waiting."""
         self.history[who] = np.concatenate([self.history[who, 1:], taken[:, None]], axis=1)
-        items = self.items[who]
-        self.items[who] = np.where(items == taken[:, None], 0, items)
+        if self.setup.hide_seen:
+            items = self.items[who]
+            self.items[who] = np.where(items == taken[:, None], 0, items)
         self.observed[who] += 1
         self.scored[who] = False
         urgency = np.full(len(who), np.nan)
@@ -160,16 +166,23 @@ class Fleet:
     def _install(self, who: Rows) -> None:
         if not len(who):
             return
-        late = self.observed[who] - self.inbox_step[who]  # interactions since the request: already taken, not shown
-        seen = np.where(np.arange(self.history.shape[1])[::-1] < late[:, None], self.history[who], 0)
         offered = self.inbox_items[who]
-        self.items[who] = np.where(member(offered, seen[:, -max(int(late.max()), 1) :]), 0, offered)
+        self.items[who] = np.where(self._taken_since(who, offered), 0, offered) if self.setup.hide_seen else offered
         self.cloud[who] = self.inbox_cloud[who]
         self.pool_step[who] = self.received[who] = self.inbox_step[who]
         self.usable_at[who] = np.inf
         self.scored[who] = False
         if self.cache:
-            self.cache.need(who, needed(offered, self.asked_history[who]))
+            wanted = needed(offered, self.asked_history[who])
+            if not (self.cache.knows(who, wanted) | member(wanted, self.inbox_rows[who])).all():
+                raise ContractError("a reply lacks item rows that its device needs and does not hold; the books differ")
+            self.cache.need(who, wanted)
+
+    def _taken_since(self, who: Rows, offered: Items) -> NDArray[np.bool_]:
+        """[B, C] which candidates of a late reply the user took between request and arrival."""
+        late = self.observed[who] - self.inbox_step[who]
+        seen = np.where(np.arange(self.history.shape[1])[::-1] < late[:, None], self.history[who], 0)
+        return member(offered, seen[:, -max(int(late.max()), 1) :])
 
     def _urgency(self, who: Rows, rank: NDArray[np.int32], at: NDArray[np.float64]) -> NDArray[np.float64]:
         view = View(
@@ -245,3 +258,18 @@ def checked_score(setup: Setup, histories: Items, pool: Items) -> Scores:
             f"device model {type(setup.model).__name__} does not know all items: histories go up to id "
             f"{histories.max()}, candidates up to {pool.max()} ({error}); build or train it for this data set"
         ) from error
+
+
+def check_rows(setup: Setup, replies: Replies) -> Items:
+    """The ids [B, R] of the streamed rows; ContractError unless their values are those that the model computes with.
+
+    The simulator holds one table for all devices. Here it is shown that it may: what was received stands in it.
+    """
+    table = setup.params[setup.model.item_table] if isinstance(setup.model, HasItemTable) else None
+    ids = replies.row_ids
+    if table is None or not ids.size:
+        return ids
+    received = replies.rows * replies.row_scale[:, :, None]
+    if not np.array_equal(received[ids != 0], table[ids[ids != 0]]):
+        raise ContractError("streamed item rows differ from the table that the device's model computes with")
+    return ids

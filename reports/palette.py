@@ -10,6 +10,7 @@ MARKERS: Final = "osD^vPX*"
 DASHES: Final = ("-", "--", "-.", ":")
 STYLE: Final = {
     "font.size": 9.5,
+    "text.parse_math": False,  # names of policies are the user's, and may hold a dollar sign
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#8a94a0",

@@ -127,12 +127,18 @@ def compare(
 
 @app.command()
 def report(
-    runs: RunPaths, out: Annotated[Path | None, typer.Option(help="Default: report.html in the last run.")] = None
+    runs: RunPaths,
+    out: Annotated[Path | None, typer.Option(help="Default: report.html in the last run.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the result table instead, as Markdown.")] = False,
 ) -> None:
     """Rebuild report.html from the files of one or several runs."""
     from reports.page import write_page
+    from reports.tables import markdown_table
     from simulation.runs import Run
 
+    if markdown:
+        print(markdown_table([Run.open(path) for path in runs]), end="")
+        return
     target = out or runs[-1] / "report.html"
     write_page([Run.open(path) for path in runs], target)
     print(target)

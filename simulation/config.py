@@ -136,6 +136,8 @@ def contradictions(config: ExperimentConfig) -> Iterator[str]:
     labels = [policy.label for policy in config.all_policies]
     for label in {label for label in labels if labels.count(label) > 1}:
         yield f"two policies are called {label!r}; give one a name"
+    if config.baseline is not None and config.baseline not in labels:
+        yield f"baseline = {config.baseline!r} is none of the policies {', '.join(map(repr, labels))}"
     names = [tier.name for tier in config.device.tiers]
     for name in {name for name in names if names.count(name) > 1}:
         yield f"two tiers are called {name!r}; rename one"
@@ -147,9 +149,26 @@ def contradictions(config: ExperimentConfig) -> Iterator[str]:
             f"[cloud] history = {config.cloud.history} is shorter than [device] history = {config.device.history}: the "
             "cloud could not know which streamed rows a device needs; make it as long"
         )
+    yield from ignored(config)
     wanted = config.device.history + config.cloud.pool
     if config.device.items == "streamed" and config.device.cache_rows < wanted:
         yield (
             f"[device] cache_rows = {config.device.cache_rows}: streamed rows need room for one pool and one history, "
             f"{wanted} rows"
         )
+
+
+def ignored(config: ExperimentConfig) -> Iterator[str]:
+    """Keys that were given and would have no effect: better an error than a belief."""
+    data, split = config.data, config.data.split
+    if data.path is not None and "synthetic" in data.model_fields_set:
+        yield "[data.synthetic] has no effect beside [data] path; take one out"
+    if split.leave_last is None and split.model_fields_set & {"validation", "min_train"}:
+        yield "[data.split] validation and min_train belong to leave_last; take them out"
+    if split.files is not None and data.model_fields_set & {"k_core", "min_rating", "users"}:
+        yield "[data] k_core, min_rating and users have no effect on files that are split already; take them out"
+    links = [config.network.link, *[tier.link for tier in config.device.tiers if tier.link is not None]]
+    if config.network.loss is not None and not any(isinstance(link, str) and link != "ideal" for link in links):
+        yield "[network] loss belongs to the built-in profiles; a plug-in link has its own, ideal has none"
+    if config.device.items != "streamed" and "cache_rows" in config.device.model_fields_set:
+        yield '[device] cache_rows has an effect with items = "streamed" only; take it out'

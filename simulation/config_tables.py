@@ -178,6 +178,7 @@ class ExperimentConfig(Table):
     name: str
     seed: int = 0
     metrics: tuple[str, ...] = Field(default=("hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"), strict=False)
+    baseline: str | None = None
     data: DataTable = DataTable()
     cloud: CloudTable
     device: DeviceTable

@@ -8,6 +8,7 @@ are looked at once, at the end, with and without the items a user has seen.
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cloud.ranking import CatalogueScorer, Neural, catalogue_ranks
-from cloud.training import write_text
+from cloud.training import Log, write_text
 from device.errors import ConfigError
 from device.seeds import draws
 from simulation.config_tables import DataTable, Plugin, Table, TrainingTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split, windows
+from simulation.environment import environment
 from simulation.metrics import Measure, parse
 from simulation.objects import Shelf, make_split
 from simulation.prepare import described
@@ -74,6 +76,7 @@ class Row:
     seed: int
     seen: str  # "kept" or "filtered"
     epochs: int
+    validation: float | None  # best NDCG@10 on validation in stage 1, which chose the epochs
     rank: NDArray[np.int64]  # [U]
     ties: NDArray[np.int64]  # [U]
 
@@ -86,17 +89,19 @@ def evaluate(config: EvaluationConfig, root: Path, say: Say) -> Path:
     import torch
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
+    started = time.time()
     measures = measures_of(config)
     split = make_split(config.data, config.seeds[0])
     say(described(split, leakage_audit(split)))
     rows = [row for model in config.models for row in evaluate_model(config, model, split, root, say)]
     table = [summary(row_group, measures) for row_group in grouped(rows)]
+    about = {"config": config.model_dump(mode="json", by_alias=True), "environment": environment(time.time() - started)}
     folder = root / config.name
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "per_user.parquet"
     per_user(rows, split, measures).to_parquet(whole.with_suffix(".tmp"), index=False)
     os.replace(whole.with_suffix(".tmp"), whole)
-    write_text(folder / "results.json", json.dumps({"config": config.model_dump(mode="json"), "rows": table}, indent=1))
+    write_text(folder / "results.json", json.dumps(about | {"rows": table}, indent=1))
     write_text(folder / "results.md", markdown(table, measures))
     return folder
 
@@ -106,24 +111,26 @@ def evaluate_model(config: EvaluationConfig, table: ModelTable, split: Split, ro
     seeds = table.seeds or config.seeds
     shelf = Shelf(root / "models", split, seeds[0], table.history, say)
     options = table.training.options()
-    epochs = 0
+    chosen: Log | None = None
     for seed in seeds if not table.refit else seeds[:1]:
         made, log = replace(shelf, seed=seed).trained(table.model, options, f"model {table.name!r}")
-        epochs = log.best_epoch if log else 0
-        yield from ranked(table, made, split, ("train", seed, epochs), say)
+        chosen = chosen or log
+        yield from ranked(table, made, split, ("train", seed, log), say)
     if table.refit:
-        fixed = replace(options, epochs=max(epochs, 1), patience=0)
+        fixed = replace(options, epochs=max(chosen.best_epoch, 1) if chosen else 1, patience=0)
         for seed in seeds:
-            made, _ = replace(shelf, seed=seed, refit=True).trained(table.model, fixed, f"model {table.name!r}")
-            yield from ranked(table, made, split, ("train + validation", seed, epochs), say)
+            made, log = replace(shelf, seed=seed, refit=True).trained(table.model, fixed, f"model {table.name!r}")
+            yield from ranked(table, made, split, ("train + validation", seed, log), say)
 
 
-def ranked(table: ModelTable, made: Any, split: Split, trained: tuple[str, int, int], say: Say) -> Iterator[Row]:
+def ranked(table: ModelTable, made: Any, split: Split, trained: tuple[str, int, Log | None], say: Say) -> Iterator[Row]:
     """Ranks of the first test item of every user, seen items kept and filtered."""
     from torch import nn
 
     scorer: CatalogueScorer = Neural(made) if isinstance(made, nn.Module) else made
-    stage, seed, epochs = trained
+    stage, seed, log = trained
+    epochs = log.best_epoch if log else 0
+    best = log.best_value if log and log.values else None
     data = split.data
     users = np.flatnonzero(split.valid_end < data.offsets[1:])
     ends = split.valid_end[users]
@@ -131,7 +138,7 @@ def ranked(table: ModelTable, made: Any, split: Split, trained: tuple[str, int, 
     noise = draws(seed, "evaluate", users)
     for seen in ("kept", "filtered"):
         rank, ties = catalogue_ranks(scorer, histories, data.item[ends], hide_seen=seen == "filtered", rng=noise)
-        row = Row(table.name, stage, seed, seen, epochs, rank, ties)
+        row = Row(table.name, stage, seed, seen, epochs, best, rank, ties)
         hit, gain = (parse(m).of(rank, ties).mean() for m in ("hr@10", "ndcg@10"))
         say(f"{table.name}, {stage}, seed {seed}, seen {seen}: HR@10 {hit:.4f}, NDCG@10 {gain:.4f}")
         yield row
@@ -152,6 +159,7 @@ def summary(rows: Sequence[Row], measures: Sequence[Measure]) -> dict[str, Any]:
         "trained on": rows[0].stage,
         "seen items": rows[0].seen,
         "epochs": rows[0].epochs,
+        "validation ndcg@10": rows[0].validation,
         "seeds": [row.seed for row in rows],
         "users": len(rows[0].rank),
     }
@@ -183,14 +191,15 @@ def markdown(table: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> st
     """The table; every cell is the mean over users and seeds with its 95 % interval over users."""
     names = [str(m) for m in measures]
     lines = [
-        "| model | trained on | seen items | epochs | seeds | " + " | ".join(names) + " |",
-        "|---" * (5 + len(names)) + "|",
+        "| model | trained on | seen items | epochs | validation NDCG@10 | seeds | " + " | ".join(names) + " |",
+        "|---" * (6 + len(names)) + "|",
     ]
     for row in table:
         cells = [f"{row[n]['mean']:.4f} [{row[n]['low']:.4f}, {row[n]['high']:.4f}]" for n in names]
         epochs = str(row["epochs"] or "–")
+        best = "–" if row["validation ndcg@10"] is None else f"{row['validation ndcg@10']:.4f}"
         seeds = str(len(row["seeds"]))
         lines.append(
-            f"| {row['model']} | {row['trained on']} | {row['seen items']} | {epochs} | {seeds} | {' | '.join(cells)} |"
+            "| " + " | ".join([row["model"], row["trained on"], row["seen items"], epochs, best, seeds, *cells]) + " |"
         )
     return "\n".join(lines) + "\n"

@@ -2,14 +2,10 @@
 
 import hashlib
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 from cloud.gateway import Delivery, Gateway
 from cloud.ledger import Ledger
 from simulation.config_tables import ExperimentConfig, PolicyTable
+from simulation.environment import environment
 from simulation.handout import write_handout
 from simulation.metrics import parse
-from simulation.prepare import Chosen, Prepared, choose, fingerprint, prepare
+from simulation.prepare import Chosen, Prepared, choose, prepare
 from simulation.replay import Columns, Wave, replay
 from simulation.runs import decision_hash, folder_name, per_user_metrics, summarise, write_run
 from simulation.toml import to_toml
@@ -80,7 +77,7 @@ def run(job: Job, connect: Connect) -> Path:
     prepared = job.prepared or prepare(job.config, job.root, job.say)
     chosen = choose(prepared, job.say)
     handout = write_handout(prepared, chosen)
-    work = job.root / f".work-{fingerprint(prepared)}"
+    work = job.root / f".work-{handout.name}"
     if not job.resume:
         shutil.rmtree(work, ignore_errors=True)
     steps, ledgers = [], []
@@ -119,7 +116,7 @@ def write(
     names = prepared.split.data.users
     users = {device: str(names[user]) for device, user in enumerate(prepared.users)}
     per_user = per_user_metrics(steps, ledger, users, measures)
-    summary = summarise(steps, ledger, per_user, measures) | {
+    summary = summarise(steps, ledger, per_user, measures, baseline=job.config.baseline) | {
         "command": job.command,
         "chosen": {
             label: {"price": c.price, "alpha": c.alpha, "normalise": c.normalise} for label, c in chosen.items()
@@ -194,13 +191,19 @@ def protocol(config: ExperimentConfig) -> dict[str, str]:
         cut = f"global time: validation from {split.global_time[0]}, test from {split.global_time[1]}"
     elif split.leave_last is not None:
         cut = (
-            f"the last {split.leave_last} interactions of each user are replayed (fewer where training would keep less "
-            f"than {split.min_train}), the {split.validation} before them validate, models learn from the rest only"
+            f"up to the last {split.leave_last} interactions of each user are replayed (fewer where training would "
+            f"keep less than {split.min_train}), the {split.validation} before them validate, models learn from the rest"
         )
     else:
         cut = "given files"
-    seen = "items of the history are left out of every list" if config.cloud.hide_seen else "no item is left out"
+    seen = (
+        f"the newest {config.cloud.history} items of the history, and all taken since, are left out of every list"
+        if config.cloud.hide_seen
+        else "no item is left out"
+    )
     return {
+        "costs": "latency is the network's and an unloaded cloud's; ranking on the device and queueing take no time; "
+        "the first list comes with the installation",
         "split": cut,
         "candidates": f"pools of {config.cloud.pool} from the whole catalogue; a target outside the pool counts 0",
         "seen-filter": seen,
@@ -245,41 +248,3 @@ def examples(prepared: Prepared, steps: Columns, shown: Columns, count: int = 3)
         ]
         out.append({"user": str(data.users[prepared.users[device]]), "policy": str(policy), "steps": lived})
     return out
-
-
-def environment(seconds: float) -> dict[str, Any]:
-    """What the run ran on."""
-    import torch
-
-    packages = ("torch", "flwr", "numpy", "pandas", "pyarrow", "onnx", "onnxruntime", "scipy")
-    return {
-        "tandemrec": own_version(),
-        "python": sys.version.split()[0],
-        "packages": {name: metadata.version(name) for name in packages},
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "commit": commit(),
-        "seconds": round(seconds, 1),
-    }
-
-
-def own_version() -> str | None:
-    """The installed version; None where the source runs without being installed, as inside `flwr run`."""
-    try:
-        return metadata.version("tandemrec")
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def commit() -> str | None:
-    """The git commit of the source, "-dirty" where it was changed; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

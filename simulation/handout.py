@@ -1,5 +1,6 @@
 """What clients need of a prepared experiment, as files: a client may run in another process than the server."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -50,8 +51,11 @@ def bounds(devices: int, part: int, parts: int) -> tuple[int, int]:
 
 
 def write_handout(prepared: Prepared, chosen: dict[str, Chosen]) -> Path:
-    """Write a folder root/handout/<hash>, complete or absent; an existing one is replaced."""
-    folder = prepared.root / "handout" / fingerprint(prepared)
+    """Write a folder root/handout/<hash of all in it>, complete or absent; one that is there holds the same."""
+    choices = hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()[:8]
+    folder = prepared.root / "handout" / f"{fingerprint(prepared)}-{choices}"
+    if (folder / "about.json").exists():
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     try:
@@ -68,11 +72,9 @@ def write_handout(prepared: Prepared, chosen: dict[str, Chosen]) -> Path:
             "n_items": prepared.split.data.n_items,
         }
         (scratch / "about.json").write_text(json.dumps(about))
-        shutil.rmtree(folder, ignore_errors=True)
         os.replace(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    read_handout.cache_clear()
     return folder
 
 

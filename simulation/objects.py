@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import cloud.losses
+import cloud.sequences
+import cloud.training
 from cloud.gateway import Carrier
 from cloud.generator import CandidateGenerator, as_generator, sized
 from cloud.item_rows import Rows
@@ -24,7 +29,7 @@ from device.models.torch_model import as_device_model
 from device.policy import RequestPolicy
 from device.seeds import draws, rng
 from simulation import network
-from simulation.build import build
+from simulation.build import build, imported
 from simulation.config_tables import DataTable, ExperimentConfig, NetworkTable, Plugin, PolicyTable, TierTable
 from simulation.data.clock import Clock
 from simulation.data.dataset import Dataset, Split, windows
@@ -34,6 +39,7 @@ from simulation.data.synthetic import synthetic
 from simulation.metrics import parse
 
 Say = Callable[[str], None]
+SHARED_FOLDERS = ("models", "generators")  # one file per model: the neighbours do not matter
 
 
 def given(n_items: int, length: int) -> dict[str, int]:
@@ -129,13 +135,14 @@ class Shelf:
         return made, None
 
     def folder(self, plugin: Plugin, training: Training) -> Path:
-        """Folder of one training; its name holds a hash of all that the weights depend on."""
+        """Folder of one training; its name holds a hash of all that the weights depend on, the code included."""
         described = json.dumps(
             {
                 "data": self.split.data.content_hash(),
                 "cut": hashlib.sha256(self.split.train_end.tobytes() + self.split.valid_end.tobytes()).hexdigest(),
                 "class": plugin.class_,
-                "options": plugin.options,
+                "options": defaults(plugin) | plugin.options,
+                "code": code_of(plugin),
                 "training": dataclasses.asdict(training),
                 "length": self.length,
                 "seed": self.seed,
@@ -146,6 +153,22 @@ class Shelf:
         )
         digest = hashlib.sha256(described.encode()).hexdigest()[:12]
         return self.root / f"{plugin.class_.partition(':')[2].lower()}-{digest}"
+
+
+def defaults(plugin: Plugin) -> dict[str, str]:
+    """What a plug-in's constructor takes where the table says nothing."""
+    parameters = inspect.signature(imported(plugin.class_, "class")).parameters
+    return {name: repr(p.default) for name, p in parameters.items() if p.default is not p.empty}
+
+
+def code_of(plugin: Plugin) -> str:
+    """Hash of the sources that a training runs: the plug-in's module (or folder of modules) and the training loop."""
+    module = sys.modules[imported(plugin.class_, "class").__module__]
+    own = Path(module.__file__ or "")
+    package = own.parent if (own.parent / "__init__.py").exists() and own.parent.name not in SHARED_FOLDERS else None
+    files = sorted(package.glob("*.py")) if package else [own]
+    files += [Path(inspect.getfile(part)) for part in (cloud.training, cloud.losses, cloud.sequences)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def make_generator(config: ExperimentConfig, shelf: Shelf) -> CandidateGenerator:

@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class Prepared:
     split: Split
     audit: Mapping[str, Any]
     root: Path
+    models: str  # names the trained models, the generator's too
 
     @property
     def model_bytes(self) -> list[int]:
@@ -88,6 +90,7 @@ def setups(
             price=chosen.price,
             seed=config.seed,
             cache_rows=config.device.cache_rows if streamed else 0,
+            hide_seen=config.cloud.hide_seen,
         )
         for tier in installed
     ]
@@ -133,7 +136,8 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
         cache_rows=config.device.cache_rows,
         seed=config.seed,
     )
-    return Prepared(config, timeline, installed, service, users, split, audit, root)
+    models = [shelf.folder(config.cloud.generator, config.cloud.training.options()).name]
+    return Prepared(config, timeline, installed, service, users, split, audit, root, " ".join(models))
 
 
 def try_plugins(config: ExperimentConfig) -> None:
@@ -223,8 +227,26 @@ def validation_replay(prepared: Prepared) -> Validation:
 
 
 def fingerprint(prepared: Prepared) -> str:
-    """Hash of everything that the choices and the handout depend on: not how the fleet is cut or driven."""
-    config = prepared.config.model_dump(mode="json", exclude={"name": True, "simulation": {"runner", "threads"}})
-    config["simulation"].pop("devices_per_client")
-    text = json.dumps(config, sort_keys=True, default=str) + prepared.split.data.content_hash()
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    """Hash of all that choices, handout and replays depend on: configuration, data, weights and our own code.
+
+    How the fleet is cut or driven does not belong to it.
+    """
+    config = prepared.config.model_dump(mode="json", by_alias=True, exclude={"name": True})
+    for key_ in ("runner", "threads", "devices_per_client"):
+        config["simulation"].pop(key_)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(prepared.split.data.content_hash().encode())
+    digest.update(prepared.models.encode())
+    for tier in prepared.installed:
+        for name in sorted(tier.params):
+            digest.update(name.encode() + np.ascontiguousarray(tier.params[name]).tobytes())
+    digest.update(own_code().encode())
+    return digest.hexdigest()[:12]
+
+
+@cache
+def own_code() -> str:
+    """Hash of the sources of the packages that decide what happens in a run."""
+    root = Path(__file__).parents[1]
+    files = [file for folder in ("device", "cloud", "simulation") for file in sorted((root / folder).rglob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

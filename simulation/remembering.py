@@ -9,20 +9,22 @@ from device.seeds import Draws
 
 
 class Remembering:
-    """Wraps a generator and keeps every list by its random key, that is by (seed, device, step).
+    """Wraps a generator and keeps every list by its history and its random key, that is by (seed, device, step).
+
+    The history belongs to it: after lost requests or a long silence the cloud may know another one at the same step.
 
     What a request costs does not change: costs are kept with the list and charged every time.
     """
 
     def __init__(self, inner: CandidateGenerator) -> None:
         self.inner = inner
-        self._place: dict[int, int] = {}
+        self._place: dict[tuple[int, bytes], int] = {}
         self._made: list[Generated] = []
         self._all: Generated | None = None
 
     def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
         """The lists of the wrapped generator."""
-        keys = rng.keys.tolist()
+        keys = list(zip(rng.keys.tolist(), map(bytes, np.ascontiguousarray(histories)), strict=True))
         fresh = {one: i for i, one in reversed(list(enumerate(keys))) if one not in self._place}
         new = np.array(sorted(fresh.values()), np.int64)
         if len(new):
