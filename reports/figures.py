@@ -74,7 +74,7 @@ def latency(lines: Sequence[Line]) -> str:
             axes.step(found, share, where="post", color=_colour(i), linestyle=_dash(i), label=_short(line.short))
             drawn += 1
         if not drawn:
-            axes.text(0.5, 0.5, "no policy of this run received a reply", ha="center", transform=axes.transAxes)
+            axes.text(0.5, 0.5, "no reply was received", ha="center", transform=axes.transAxes)
         axes.set_xlim(left=0)
         axes.set_xlabel("time from request to usable reply (virtual seconds)")
         axes.set_ylabel("share of usable replies")

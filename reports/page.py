@@ -100,7 +100,9 @@ def _title(run: Run) -> str:
 def _facts(runs: Sequence[Run], lines: Sequence[Line]) -> list[tuple[str, str]]:
     seeds = sorted({str(run.config["seed"]) for run in runs if "seed" in run.config})
     lost = sum(sum(line.numbers["lost_messages"].values()) for line in lines)
+    data = sorted({str(run.summary["data"]["name"]) for run in runs if "name" in run.summary.get("data", {})})
     facts = [
+        *([("data", ", ".join(data))] if data else []),
         ("users", _range([line.numbers["users"] for line in lines])),
         ("steps per policy", _range([line.numbers["steps"] for line in lines])),
         ("policies", str(len({line.policy for line in lines}))),
@@ -124,12 +126,7 @@ def _figures(lines: Sequence[Line], measure: str) -> list[dict[str, str]]:
             "Up and to the left is better. Bars are 95 % intervals over users; the shaded stretch of the axis is "
             "linear so that 0 bytes has a place.",
         ),
-        (
-            figures.differences(lines, measure),
-            "Difference to the baseline",
-            "Each user is compared with itself. A bar that does not touch the line differs at the 5 % level, before "
-            "correction for several policies.",
-        ),
+        *([_difference_figure(lines, measure)] if any(line.difference for line in lines) else []),
         (figures.along_steps(lines, measure), f"{name} along the steps", "Bands are 95 % intervals over devices."),
         (
             figures.requests_along_steps(lines),
@@ -144,6 +141,15 @@ def _figures(lines: Sequence[Line], measure: str) -> list[dict[str, str]]:
         ),
     ]
     return [{"src": _data(svg), "title": title, "note": note} for svg, title, note in drawn]
+
+
+def _difference_figure(lines: Sequence[Line], measure: str) -> tuple[str, str, str]:
+    return (
+        figures.differences(lines, measure),
+        "Difference to the baseline",
+        "Each user is compared with itself. A bar that does not touch the line differs at the 5 % level, before "
+        "correction for several policies.",
+    )
 
 
 def _data(svg: str) -> str:

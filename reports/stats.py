@@ -4,8 +4,9 @@ The test is the paired t over users with Holm's correction. Never Wilcoxon: its 
 equal means, so with skewed per-user differences it rejects where the means agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -19,13 +20,17 @@ __all__ = ["Comparison", "Difference", "Interval", "compare", "holm", "mean_inte
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`label` minus `against`, paired by user; p_holm is corrected over all comparisons made in one call."""
+    """`label` minus `against`, paired by user; p_holm is corrected over all comparisons made in one call.
+
+    `stand_in`: the first run has no policy of this name, so `against` is its baseline.
+    """
 
     label: str
     against: str
     measure: str
     difference: Difference
     p_holm: float
+    stand_in: bool
 
 
 def compare(runs: Sequence[Run], measure: str) -> list[Comparison]:
@@ -33,10 +38,12 @@ def compare(runs: Sequence[Run], measure: str) -> list[Comparison]:
 
     Within the first run a policy's counterpart is the run's baseline; in the other runs it is the policy of the same
     name in the first run, or the first run's baseline where there is none. RunError when two sides served different
-    users, or when a run lacks the measure.
+    users or data, or when a run lacks the measure.
     """
     if not runs:
         raise RunError("compare: no run given; name at least one run folder")
+    for run in runs[1:]:
+        _same_data(runs[0], run)
     first, values = runs[0], [_by_policy(run, measure) for run in runs]
     baseline = str(first.summary["baseline"])
     found = []
@@ -46,9 +53,34 @@ def compare(runs: Sequence[Run], measure: str) -> list[Comparison]:
             if run is first and policy == baseline:
                 continue
             label, against = f"{run.name}: {policy}", f"{first.name}: {other}"
-            found.append(Comparison(label, against, measure, _paired(mine, values[0][other], label, against), 1.0))
+            difference = _paired(mine, values[0][other], label, against)
+            found.append(Comparison(label, against, measure, difference, 1.0, run is not first and other != policy))
     corrected = holm([one.difference.p for one in found])
     return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def _same_data(first: Run, run: Run) -> None:
+    """RunError when two runs say that they replayed different events; runs that do not say are taken as they are.
+
+    The hash holds item numbers and drawn times, which follow the seed. Runs of two seeds over one file are the same
+    data still: the same `[data]` table and the same counts and shares.
+    """
+    one, other = (dict(r.summary.get("data") or {}) for r in (first, run))
+    hashes = [said.pop("hash", None) for said in (one, other)]
+    if None in hashes:
+        return
+    tables = [r.config.get("data", {}) for r in (first, run)]
+    one_file = "path" in tables[0] and tables[0] == tables[1]
+    if one != other or (hashes[0] != hashes[1] and not one_file):
+        raise RunError(
+            f"{first.path} and {run.path}: different data or splits ({_described(one, hashes[0])}; "
+            f"{_described(other, hashes[1])}), so their users cannot be paired; repeat one with the [data] and seed "
+            "of the other"
+        )
+
+
+def _described(said: Mapping[str, Any], content_hash: str) -> str:
+    return f"{said.get('name', 'unnamed')} {content_hash[:8]}, {said.get('test_events', 'unknown')} test events"
 
 
 def _by_policy(run: Run, measure: str) -> dict[str, pd.Series]:

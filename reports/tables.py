@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from device.errors import RunError
 from reports.stats import Comparison
@@ -84,13 +85,14 @@ def columns(runs: Sequence[Run]) -> list[Column]:
         _column("Request ratio", lambda line: line.numbers["request_ratio"], percent),
         _column("Up / step", lambda line: line.numbers["bytes_per_step"]["up"], size),
         _column("Down / step", lambda line: line.numbers["bytes_per_step"]["down"], size),
-        *[_measure(measure, interval=measure == main) for measure in shared],
+        _measure(main, interval=True),
         Column(
             f"{main.upper()} − {reference}",
             lambda line: line.difference[main]["mean"] if line.difference else None,
             lambda line: with_interval(line.difference[main], sign="+") if line.difference else ABSENT,
         ),
         _column("Pool recall", lambda line: line.numbers["candidate_recall"], percent),
+        *[_measure(measure, interval=False) for measure in shared if measure != main],
         _column("NDCG@10 in pool", lambda line: line.numbers["ndcg@10_in_pool"], decimal),
         _column("Install / device", lambda line: line.numbers["install_bytes_per_device"], size),
         _column("Latency p50", lambda line: line.numbers["latency_s"]["p50"], seconds),
@@ -104,27 +106,41 @@ def terminal_table(runs: Sequence[Run]) -> Group:
     """The runs' policies for a rich console: accuracy above, cost below, so that either fits 80 characters.
 
     Less than the page and the Markdown table show: one hit rate, the headline measure, and intervals as ± half width.
+    Below stands what the headings mean, the name of the baseline among it.
     """
     shown, found, main = columns(runs), lines(runs), headline(runs)
-    difference = next(column for column in shown if " − " in column.title)
+    difference = Column(
+        "− baseline",
+        lambda _: None,
+        lambda line: plus_minus(line.difference[main], sign="+") if line.difference else ABSENT,
+    )
+    compared = any(line.difference for line in found)
     hits = [column for column in shown if column.title in ("HR@10", "RECALL@10")]
     accuracy = [
         *hits,
         Column(main.upper(), lambda _: None, lambda line: plus_minus(line.numbers["measures"][main])),
-        Column(
-            difference.title.replace(main.upper() + " ", ""),
-            lambda _: None,
-            lambda line: plus_minus(line.difference[main], sign="+") if line.difference else ABSENT,
-        ),
+        *([difference] if compared else []),
         *[replace(column, title="Recall") for column in shown if column.title == "Pool recall"],
     ]
     costs = [replace(column, title=_COSTS[column.title]) for column in shown if column.title in _COSTS]
-    return Group(*(_rich(part, found) for part in (accuracy, costs)))
+    return Group(*(_rich(part, found) for part in (accuracy, costs)), Text(_caption(runs, compared), style="dim"))
+
+
+def _caption(runs: Sequence[Run], compared: bool) -> str:
+    """What the headings of the terminal's table mean."""
+    baselines = " / ".join(sorted({str(run.summary["baseline"]) for run in runs}))
+    return (
+        "±: half the 95 % interval over users. "
+        + (f"− baseline: minus {baselines}, paired by user. " if compared else "")
+        + "Recall: share of steps whose item was in the pool. Asked: share of steps that ended with a request. "
+        "Install: bytes per device before the first step. p95: 95 % of the replies were usable within this time. "
+        "Age: mean steps since the history that the pool was made from."
+    )
 
 
 def _rich(shown: Sequence[Column], found: Sequence[Line]) -> Table:
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("Policy", no_wrap=True, min_width=max(map(len, (line.label for line in found)), default=0))
+    table.add_column("Policy", overflow="fold")  # the only column that gives way where the window is narrow
     for column in shown:
         table.add_column(escape(column.title), justify="right", no_wrap=True)
     for line in found:
@@ -143,8 +159,13 @@ def markdown_table(runs: Sequence[Run]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Rich table of paired differences with interval, effect size and corrected p; one run's name is not repeated."""
+def comparison_table(comparisons: Sequence[Comparison]) -> Group:
+    """Paired differences with interval, effect size and corrected p for a rich console, and what to know about them.
+
+    One run's name is not repeated in every row.
+    """
+    if not comparisons:
+        return Group(Text("one run with one policy: nothing to compare; name a second run"))
     runs = {label.partition(": ")[0] for one in comparisons for label in (one.label, one.against)}
     shared = f"{runs.pop()}: " if len(runs) == 1 else ""
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -164,7 +185,12 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             probability(one.p_holm),
             str(d.n),
         )
-    return table
+    notes = [
+        f"{one.label} is compared with the baseline {one.against}: that run has no policy of its name"
+        for one in comparisons
+        if one.stand_in
+    ]
+    return Group(table, *(Text(note) for note in notes))
 
 
 def with_interval(interval: Mapping[str, Any], *, sign: str = "") -> str:

@@ -12,7 +12,7 @@ import pydantic
 from pydantic import BaseModel
 
 from device.errors import ConfigError
-from simulation.config_tables import ExperimentConfig
+from simulation.config_tables import DeviceTable, ExperimentConfig, SplitTable, SyntheticTable
 from simulation.metrics import parse
 
 
@@ -160,15 +160,15 @@ def contradictions(config: ExperimentConfig) -> Iterator[str]:
 
 def ignored(config: ExperimentConfig) -> Iterator[str]:
     """Keys that were given and would have no effect: better an error than a belief."""
-    data, split = config.data, config.data.split
-    if data.path is not None and "synthetic" in data.model_fields_set:
+    data, split, usual = config.data, config.data.split, SplitTable(leave_last=1)
+    if data.path is not None and data.synthetic != SyntheticTable():
         yield "[data.synthetic] has no effect beside [data] path; take one out"
-    if split.leave_last is None and split.model_fields_set & {"validation", "min_train"}:
+    if split.leave_last is None and (split.validation, split.min_train) != (usual.validation, usual.min_train):
         yield "[data.split] validation and min_train belong to leave_last; take them out"
-    if split.files is not None and data.model_fields_set & {"k_core", "min_rating", "users"}:
+    if split.files is not None and (data.k_core, data.min_rating, data.users) != (0, None, None):
         yield "[data] k_core, min_rating and users have no effect on files that are split already; take them out"
     links = [config.network.link, *[tier.link for tier in config.device.tiers if tier.link is not None]]
     if config.network.loss is not None and not any(isinstance(link, str) and link != "ideal" for link in links):
         yield "[network] loss belongs to the built-in profiles; a plug-in link has its own, ideal has none"
-    if config.device.items != "streamed" and "cache_rows" in config.device.model_fields_set:
+    if config.device.items != "streamed" and config.device.cache_rows != DeviceTable.model_fields["cache_rows"].default:
         yield '[device] cache_rows has an effect with items = "streamed" only; take it out'

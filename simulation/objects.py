@@ -142,7 +142,7 @@ class Shelf:
                 "cut": hashlib.sha256(self.split.train_end.tobytes() + self.split.valid_end.tobytes()).hexdigest(),
                 "class": plugin.class_,
                 "options": defaults(plugin) | plugin.options,
-                "code": code_of(plugin),
+                "code": code_of(plugin.class_),
                 "training": dataclasses.asdict(training),
                 "length": self.length,
                 "seed": self.seed,
@@ -161,9 +161,9 @@ def defaults(plugin: Plugin) -> dict[str, str]:
     return {name: repr(p.default) for name, p in parameters.items() if p.default is not p.empty}
 
 
-def code_of(plugin: Plugin) -> str:
-    """Hash of the sources that a training runs: the plug-in's module (or folder of modules) and the training loop."""
-    module = sys.modules[imported(plugin.class_, "class").__module__]
+def code_of(path: str) -> str:
+    """Hash of the sources behind an import path: its module (or folder of modules), and the training loop."""
+    module = sys.modules[imported(path, "class").__module__]
     own = Path(module.__file__ or "")
     package = own.parent if (own.parent / "__init__.py").exists() and own.parent.name not in SHARED_FOLDERS else None
     files = sorted(package.glob("*.py")) if package else [own]

@@ -21,13 +21,14 @@ from device.messages import Codec
 from device.seeds import key
 from simulation.build import build
 from simulation.calibration import Validation, find_fusion, find_price
-from simulation.config_tables import ExperimentConfig, PolicyTable
+from simulation.config_tables import ExperimentConfig, Plugin, PolicyTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split
 from simulation.objects import (
     Installed,
     Shelf,
     assign_tiers,
+    code_of,
     given,
     install,
     make_generator,
@@ -237,11 +238,23 @@ def fingerprint(prepared: Prepared) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(prepared.split.data.content_hash().encode())
     digest.update(prepared.models.encode())
+    digest.update(plugin_code(prepared.config))
     for tier in prepared.installed:
         for name in sorted(tier.params):
             digest.update(name.encode() + np.ascontiguousarray(tier.params[name]).tobytes())
     digest.update(own_code().encode())
     return digest.hexdigest()[:12]
+
+
+def plugin_code(config: ExperimentConfig) -> bytes:
+    """Sources of the classes that the configuration names, and the files that their options name."""
+    links = [config.network.link, *[tier.link for tier in tiers(config)]]
+    models = [config.cloud.generator, config.device.model, *[tier.model for tier in tiers(config) if tier.model]]
+    plugins: list[Plugin | PolicyTable] = [*models, *config.all_policies]
+    plugins += [link for link in links if isinstance(link, Plugin)]
+    paths = [Path(value) for plugin in plugins for value in plugin.options.values() if isinstance(value, str)]
+    contents = [path.read_bytes() for path in paths if path.is_file()]
+    return b"".join([code_of(plugin.class_).encode() for plugin in plugins] + contents)
 
 
 @cache

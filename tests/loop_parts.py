@@ -117,6 +117,8 @@ class World:
     def __post_init__(self):
         self.model = self.model or Dot(self.n_items)
         self.params = self.model.init(rng(1, "weights"))
+        if self.rows is not None:  # devices compute with what is streamed
+            self.params = self.params | {"table": self.rows.table()}
         self.ledger = Ledger()
         service = Service(
             generator=self.generator or Drawn(self.n_items),

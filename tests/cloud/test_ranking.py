@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cloud.ranking import ROWS, Neural, catalogue_ranks, catalogue_scores, longest
+from cloud.ranking import ROWS, Neural, catalogue_ranks, catalogue_scores
 from device.model import Items, Scores
 from device.models.din import DIN
 from device.models.gru4rec import GRU4Rec
@@ -90,7 +90,7 @@ def test_many_rows_are_scored_in_slices_that_change_nothing() -> None:
     history, target = np.ones((rows, 2), np.int32), np.full(rows, 2, np.int32)
     drawn, scorer = draws(1, "many", np.arange(rows)), Table()
     rank, ties = catalogue_ranks(scorer, history, target, rng=drawn)
-    assert scorer.sizes == [ROWS, ROWS, 7]
+    assert scorer.sizes == [ROWS, ROWS, ROWS]  # the last call is filled up, so that its products have the same shape
     scores = Table().scores(history, drawn)[:, 1:]
     assert (rank == (scores > scores[:, 1:2]).sum(1) + 1).all()
     assert (ties == (scores == scores[:, 1:2]).sum(1)).all()
@@ -98,19 +98,31 @@ def test_many_rows_are_scored_in_slices_that_change_nothing() -> None:
 
 def test_slices_cover_all_rows_and_padding_is_never_ranked() -> None:
     parts = list(catalogue_scores(Table(), np.ones((ROWS + 1, 2), np.int32), draws(0, "x", np.arange(ROWS + 1))))
-    assert [(part.start, part.stop) for part, _ in parts] == [(0, ROWS), (ROWS, ROWS + 1)]
+    assert [part.tolist() for part, _ in parts] == [list(range(ROWS)), [ROWS]]
     assert all(np.isneginf(scores[:, 0]).all() for _, scores in parts)
+
+
+def test_a_list_does_not_depend_on_who_else_asks() -> None:
+    """Bitwise, with matrix products: alone, in a small and in a large company of other lengths."""
+    torch.manual_seed(0)
+    scorer = Neural(SASRec(400, width=48, length=30))
+    history = np.where(np.arange(30) >= 30 - np.arange(150)[:, None] % 31, np.arange(30) + 1, 0).astype(np.int32)
+    drawn = draws(0, "x", np.arange(150))
+
+    def scores(rows: list[int]) -> np.ndarray:
+        out = np.empty((len(rows), 401), np.float32)
+        for part, values in catalogue_scores(scorer, history[rows], drawn[np.array(rows)]):
+            out[part] = values
+        return out
+
+    whole = scores(list(range(150)))
+    for rows in ([7], [3, 149, 20], list(range(40, 120))):
+        np.testing.assert_array_equal(scores(rows), whole[rows])
 
 
 def test_no_rows_no_ranks() -> None:
     rank, ties = catalogue_ranks(Table(), np.zeros((0, 3), np.int32), np.zeros(0, np.int32))
     assert len(rank) == len(ties) == 0
-
-
-def test_longest() -> None:
-    assert longest(ids([0, 0, 1], [0, 2, 3])) == 2
-    assert longest(ids([0, 0, 0])) == 0
-    assert longest(ids([1, 2, 3])) == 3
 
 
 @pytest.mark.parametrize("kind", [SASRec, GRU4Rec, DIN])

@@ -1,10 +1,12 @@
 import gc
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from loop_parts import Dot, World, random_timeline
 
+from cloud.item_rows import Rows
 from device.errors import ContractError
 from device.fleet import SCORING_BATCH, Fleet, Ranking, Setup, needed, score_in_batches
 from device.fusion import Fusion
@@ -18,25 +20,29 @@ CLOUD = Fusion(1.0, "minmax")
 
 def fleet(size=1, *, policy=None, fusion=CLOUD, pool=4, history=None, cache_rows=0, model=None):
     model = model or Dot(60)
-    setup = Setup(model, model.init(rng(0, "m")), policy or Always(), fusion, 0.0, seed=1, cache_rows=cache_rows)
+    params = model.init(rng(0, "m"))
+    if cache_rows:
+        params = {"table": Rows.of(params["table"]).table()}
+    setup = Setup(model, params, policy or Always(), fusion, 0.0, seed=1, cache_rows=cache_rows)
     history = np.zeros((size, 5), np.int32) if history is None else np.array(history, np.int32)
     return Fleet(setup, 10 + np.arange(size), history, pool)
 
 
-def reply(made, who, items, *, step=0, usable_at=0.0, scores=None, denied=False):
+def reply(made, who, items, *, step=0, usable_at=0.0, scores=None, denied=False, rows=True):
     """Hand `who` one list, best first."""
     size = len(who)
     items = np.tile(np.array(items, np.int32), (size, 1))
     scores = np.tile(np.arange(items.shape[1], 0, -1, dtype=np.float32) if scores is None else scores, (size, 1))
-    none = np.zeros((size, 0), np.int32)
+    ids = np.zeros((size, 0), np.int32) if made.cache is None or not rows else needed(items, made.asked_history[who])
+    sent = Rows.of(Dot(60).init(rng(0, "m"))["table"])
     replies = Replies(
         made.devices[who],
         np.full(size, step),
         items,
         scores.astype(np.float32),
-        none,
-        np.zeros((size, 0, 1), np.int8),
-        none.astype(np.float32),
+        ids,
+        sent.codes[ids],
+        sent.scale[ids],
         np.full(size, denied),
         np.zeros(size, np.float32),
     )
@@ -261,6 +267,44 @@ def test_history_items_without_an_embedding_are_hidden_from_the_model():
     reply(made, [0], [5, 6, 7, 8], step=2, usable_at=3.0)  # made from a history with 50 and 2 in it
     rank(made, 3)
     assert model.histories[-1] == [0, 41, 42, 50, 2]
+
+
+def test_a_reply_without_a_row_that_is_needed_is_refused():
+    made = fleet(history=[[0, 0, 0, 41, 42]], cache_rows=9)
+    reply(made, [0], [1, 2, 3, 4], rows=False)
+    with pytest.raises(ContractError, match="lacks item rows"):
+        rank(made, 0)
+
+
+def test_a_streamed_row_with_other_values_is_refused():
+    made = fleet(cache_rows=9)
+    made.setup.params["table"][3] += 1
+    sent = Rows.of(Dot(60).init(rng(0, "m"))["table"])
+    ids = np.array([[1, 2, 3, 4]], np.int32)
+    flat = np.zeros(1, np.float32)
+    replies = Replies(
+        made.devices,
+        np.zeros(1, int),
+        ids,
+        np.ones((1, 4), np.float32),
+        ids,
+        sent.codes[ids],
+        sent.scale[ids],
+        flat > 0,
+        flat,
+    )
+    with pytest.raises(ContractError, match="differ from the table"):
+        made.receive(np.array([0]), replies, np.zeros(1))
+
+
+def test_what_was_taken_may_be_shown_again_where_items_repeat():
+    made = fleet()
+    made.setup = replace(made.setup, hide_seen=False)
+    reply(made, [0], [1, 2, 3, 4])
+    for _ in range(3):  # the item stays in the pool, at its place
+        shown = rank(made, 0)
+        assert shown.items.tolist() == [[1, 2, 3, 4]]
+        observe(made, 2, 0)
 
 
 def test_a_snapshot_holds_everything():

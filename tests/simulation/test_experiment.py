@@ -147,7 +147,7 @@ def test_the_story_for_the_page(run: Run) -> None:
     assert [len(example["steps"]) for example in examples] == [6, 6, 6]
     first = run.steps[(run.steps["policy"] == LABELS[-1]) & (run.steps["device"] == 0)].iloc[0]
     assert examples[0]["steps"][0]["rank"] == first["rank"]
-    assert run.summary["protocol"].keys() == {"split", "candidates", "seen-filter", "ties"}
+    assert run.summary["protocol"].keys() == {"costs", "split", "candidates", "seen-filter", "ties"}
     assert run.summary["data"]["name"] == "synthetic"
 
 

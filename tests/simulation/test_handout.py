@@ -84,27 +84,38 @@ def test_bounds_cover_every_device_once(devices: int, parts: int) -> None:
     assert [d for part in range(parts) for d in range(*bounds(devices, part, parts))] == list(range(devices))
 
 
-def test_writing_again_replaces_and_is_read_anew(prepared: Prepared) -> None:
+def test_other_choices_go_into_another_folder(prepared: Prepared) -> None:
     folder = write_handout(prepared, CHOSEN)
     assert read_handout(str(folder)).chosen == CHOSEN
     other = {label: replace(one, price=9.0) for label, one in CHOSEN.items()}
-    assert write_handout(prepared, other) == folder
-    assert read_handout(str(folder)).chosen == other
+    second = write_handout(prepared, other)
+    assert second != folder
+    assert read_handout(str(second)).chosen == other
+    assert read_handout(str(folder)).chosen == CHOSEN
+
+
+def test_a_folder_that_is_there_is_not_written_again(prepared: Prepared) -> None:
+    folder = write_handout(prepared, CHOSEN)
+    before = (folder / "about.json").stat().st_mtime_ns
+    assert write_handout(prepared, CHOSEN) == folder
+    assert (folder / "about.json").stat().st_mtime_ns == before
 
 
 def test_a_full_disk_leaves_no_half_handout(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_handout(prepared, CHOSEN)
     before = sorted(path.name for path in folder.iterdir())
+    kept = set(folder.parent.iterdir())
+    other = {label: replace(one, price=7.5) for label, one in CHOSEN.items()}
 
     def full(path: Path, text: str, **_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
-        write_handout(prepared, CHOSEN)
+        write_handout(prepared, other)
     monkeypatch.undo()
     assert sorted(path.name for path in folder.iterdir()) == before
-    assert list(folder.parent.iterdir()) == [folder]  # no temporary folder stays
+    assert set(folder.parent.iterdir()) == kept  # no temporary folder stays
 
 
 def test_a_folder_that_is_no_handout(tmp_path: Path) -> None:
