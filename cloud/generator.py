@@ -88,14 +88,15 @@ def plugin_name(generator: object) -> str:
 def top_k(values: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:
     """(scores, columns) [B, k] of the k largest values per row, descending, ties by column number."""
     k = min(k, values.shape[1])
-    edge = np.partition(values, values.shape[1] - k, axis=1)[:, -k]
-    columns = np.empty((len(values), k), np.int64)
-    for row, (line, low) in enumerate(zip(values, edge, strict=True)):
-        above = np.flatnonzero(line > low)
-        level = np.flatnonzero(line == low)[: k - len(above)]
-        chosen = np.concatenate([above, level])
-        columns[row] = chosen[np.argsort(-line[chosen], kind="stable")]
-    return np.take_along_axis(values, columns, axis=1), columns
+    columns = np.argpartition(-values, k - 1, axis=1)[:, :k]
+    edge = np.take_along_axis(values, columns, axis=1).min(1)
+    for row in np.flatnonzero((values >= edge[:, None]).sum(1) > k):  # several at the edge: the first of them
+        above, level = np.flatnonzero(values[row] > edge[row]), np.flatnonzero(values[row] == edge[row])
+        columns[row] = np.concatenate([above, level[: k - len(above)]])
+    columns.sort(axis=1)
+    found = np.take_along_axis(values, columns, axis=1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(columns, order, axis=1)
 
 
 def check_lists(generator: object, made: Generated, *, rows: int, pool: int, n_items: int) -> None:

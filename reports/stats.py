@@ -65,22 +65,21 @@ def _same_data(first: Run, run: Run) -> None:
     The hash holds item numbers and drawn times, which follow the seed. Runs of two seeds over one file are the same
     data still: the same `[data]` table and the same counts and shares.
     """
-    one, other = (dict(r.summary.get("data") or {}) for r in (first, run))
-    hashes = [said.pop("hash", None) for said in (one, other)]
-    if None in hashes:
+    said = [r.summary.get("data") or {} for r in (first, run)]
+    if not all("hash" in one for one in said):
         return
     tables = [r.config.get("data", {}) for r in (first, run)]
     one_file = "path" in tables[0] and tables[0] == tables[1]
-    if one != other or (hashes[0] != hashes[1] and not one_file):
+    counts = [{key: value for key, value in one.items() if key not in ("hash", "name")} for one in said]
+    if counts[0] != counts[1] or (said[0]["hash"] != said[1]["hash"] and not one_file):
         raise RunError(
-            f"{first.path} and {run.path}: different data or splits ({_described(one, hashes[0])}; "
-            f"{_described(other, hashes[1])}), so their users cannot be paired; repeat one with the [data] and seed "
-            "of the other"
+            f"{first.path} and {run.path}: different data or splits ({_described(said[0])}; {_described(said[1])}), "
+            "so their users cannot be paired; repeat one with the [data] and the seed of the other"
         )
 
 
-def _described(said: Mapping[str, Any], content_hash: str) -> str:
-    return f"{said.get('name', 'unnamed')} {content_hash[:8]}, {said.get('test_events', 'unknown')} test events"
+def _described(said: Mapping[str, Any]) -> str:
+    return f"{said.get('name', 'unnamed')} {said['hash'][:8]}, {said.get('test_events', 'unknown')} test events"
 
 
 def _by_policy(run: Run, measure: str) -> dict[str, pd.Series]:

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from device.errors import RunError
-from reports.stats import Comparison
 from simulation.runs import Run
 
 ABSENT = "–"
@@ -157,40 +156,6 @@ def markdown_table(runs: Sequence[Run]) -> str:
         *[[line.label, *(column.text(line) for column in shown)] for line in lines(runs)],
     ]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
-
-
-def comparison_table(comparisons: Sequence[Comparison]) -> Group:
-    """Paired differences with interval, effect size and corrected p for a rich console, and what to know about them.
-
-    One run's name is not repeated in every row.
-    """
-    if not comparisons:
-        return Group(Text("one run with one policy: nothing to compare; name a second run"))
-    runs = {label.partition(": ")[0] for one in comparisons for label in (one.label, one.against)}
-    shared = f"{runs.pop()}: " if len(runs) == 1 else ""
-    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in ("Policy", "Against"):
-        table.add_column(title, overflow="fold")
-    table.add_column("Measure")
-    for title in ("Difference [95 % interval]", "d_z", "p (Holm)", "Users"):
-        table.add_column(title, justify="right")
-    for one in comparisons:
-        d = one.difference
-        table.add_row(
-            escape(one.label.removeprefix(shared)),
-            escape(one.against.removeprefix(shared)),
-            one.measure,
-            with_interval({"mean": d.mean, "low": d.low, "high": d.high}, sign="+"),
-            f"{d.d_z:+.2f}",
-            probability(one.p_holm),
-            str(d.n),
-        )
-    notes = [
-        f"{one.label} is compared with the baseline {one.against}: that run has no policy of its name"
-        for one in comparisons
-        if one.stand_in
-    ]
-    return Group(table, *(Text(note) for note in notes))
 
 
 def with_interval(interval: Mapping[str, Any], *, sign: str = "") -> str:

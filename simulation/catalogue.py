@@ -32,6 +32,16 @@ def entries() -> list[dict[str, Any]]:
     return [entry for kind in PACKAGES for entry in [*built_in(kind), *announced(kind)]]
 
 
+def names() -> list[dict[str, Any]]:
+    """What a configuration names by one word, as dictionaries like those of `entries`: links and measures."""
+    from device.consistency import MEASURES
+    from simulation.network import PROFILES, Ideal
+
+    links = {name: profile.source for name, profile in PROFILES.items()} | {"ideal": first_sentence(Ideal)}
+    measures = [entry("consistency measure", name, member) for name, member in MEASURES.items()]
+    return [*({"kind": "link name", "class": n, "options": [], "about": text} for n, text in links.items()), *measures]
+
+
 def built_in(kind: str) -> list[dict[str, Any]]:
     """Public classes of our own packages that have the methods of a kind."""
     found = {}
@@ -102,5 +112,9 @@ def entry(kind: str, path: str, member: Any) -> dict[str, Any]:
         for name, p in inspect.signature(member).parameters.items()
         if name not in given
     ]
-    about = (inspect.getdoc(member) or "no docstring").split("\n\n")[0].replace("\n", " ")
-    return {"kind": kind, "class": path, "options": options, "about": about}
+    return {"kind": kind, "class": path, "options": options, "about": first_sentence(member)}
+
+
+def first_sentence(member: Any) -> str:
+    """The first paragraph of a docstring in one line."""
+    return (inspect.getdoc(member) or "no docstring").split("\n\n")[0].replace("\n", " ")

@@ -1,9 +1,11 @@
 """The command line: `tandemrec COMMAND`. Exit code 2 for a wrong configuration, 1 for anything that failed."""
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,12 +25,32 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at and convert interacti
 app.add_typer(data_app, name="data")
 error_console = Console(stderr=True)
 
-ConfigPath = Annotated[Path, typer.Argument(help="A TOML file; see configs/.")]
+# Arguments are explained in the docstrings: click 8.5 forgets the help that typer gives to an argument.
+ConfigPath = Annotated[Path, typer.Argument()]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="key.key=value over the file; repeatable.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        "--set", help="key.key=value over the file; repeatable. See docs/configuration.md.", show_default=False
+    ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of runs, trained models and handouts.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, progress on stderr.")]
+
+
+def say_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        print(f"tandemrec {metadata.version('tandemrec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tandemrec(
+    version: Annotated[
+        bool, typer.Option("--version", callback=say_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """What can stand before a command."""
 
 
 def main() -> None:
@@ -60,11 +82,16 @@ def run(
     set_: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the file's seed.")] = None,
     runner: Annotated[str | None, typer.Option(help="in-process (default) or flower (Ray simulation).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep what an interrupted run had finished.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the policies an interrupted run had replayed.")
+    ] = False,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Run one experiment: train what is missing, choose on validation, replay every policy, write the run folder."""
+    """Run one experiment: train what is missing, choose on validation, replay every policy, write the run folder.
+
+    CONFIG: a TOML file, see configs/ and docs/configuration.md.
+    """
     from reports.page import write_page
     from reports.tables import terminal_table
     from simulation.config import load_config
@@ -88,7 +115,10 @@ def run(
 
 @app.command()
 def evaluate(config: ConfigPath, set_: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Rank the whole catalogue with single models: the reference table (leave-one-out, with and without seen items)."""
+    """Rank the whole catalogue with single models: the reference table (leave-one-out, with and without seen items).
+
+    CONFIG: a TOML file that lists models, see configs/reference-beauty.toml.
+    """
     from simulation.config import check, read_toml
     from simulation.evaluate import EvaluationConfig
     from simulation.evaluate import evaluate as evaluate_models
@@ -102,7 +132,7 @@ def evaluate(config: ConfigPath, set_: Overrides = None, runs: Runs = Path("runs
         Console().print(f"files   {folder}", highlight=False, soft_wrap=True)
 
 
-RunPaths = Annotated[list[Path], typer.Argument(help="Run folders.")]
+RunPaths = Annotated[list[Path], typer.Argument()]
 
 
 @app.command()
@@ -111,11 +141,14 @@ def compare(
     measure: Annotated[str, typer.Option(help="Which measure.")] = "ndcg@10",
     as_json: AsJson = False,
 ) -> None:
-    """Paired differences between the policies of runs, per user, with intervals and Holm's correction."""
+    """Paired differences between the policies of runs, per user, with intervals and Holm's correction.
+
+    RUNS: run folders; the policies of the first are what the others' are compared with.
+    """
     from dataclasses import asdict
 
+    from reports.comparison import comparison_table
     from reports.stats import compare as compare_runs
-    from reports.tables import comparison_table
     from simulation.runs import Run
 
     comparisons = compare_runs([Run.open(path) for path in runs], measure)
@@ -128,10 +161,18 @@ def compare(
 @app.command()
 def report(
     runs: RunPaths,
-    out: Annotated[Path | None, typer.Option(help="Default: report.html in the last run.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page to write. Default: report.html in the run; of several runs, report-FIRST-N.html beside them."
+        ),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the result table instead, as Markdown.")] = False,
 ) -> None:
-    """Rebuild report.html from the files of one or several runs."""
+    """Rebuild report.html from the files of a run, or write one page about several.
+
+    RUNS: run folders, in the order in which they shall appear.
+    """
     from reports.page import write_page
     from reports.tables import markdown_table
     from simulation.runs import Run
@@ -139,19 +180,34 @@ def report(
     if markdown:
         print(markdown_table([Run.open(path) for path in runs]), end="")
         return
-    target = out or runs[-1] / "report.html"
+    target = out or default_page(runs)
     write_page([Run.open(path) for path in runs], target)
     print(target)
 
 
+def default_page(runs: Sequence[Path]) -> Path:
+    """A run's own page, or a page of its own for several runs in the folder that holds them all."""
+    if len(runs) == 1:
+        return runs[0] / "report.html"
+    folders = [path.resolve() for path in runs]
+    return (
+        Path(os.path.commonpath([folder.parent for folder in folders])) / f"report-{folders[0].name}-{len(runs)}.html"
+    )
+
+
 @app.command()
 def check(
-    kind: Annotated[str, typer.Argument(help="device-model, policy or generator.")],
-    path: Annotated[str, typer.Argument(help="package.module:Name or file.py:Name.")],
+    kind: Annotated[str, typer.Argument()],
+    path: Annotated[str, typer.Argument()],
     options: Annotated[list[str] | None, typer.Option("--set", help="key=value for its constructor.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The conformance kit: tells what is wrong with a plug-in and how to mend it."""
+    """The conformance kit: tells what is wrong with a plug-in and how to mend it.
+
+    KIND: device-model, policy or generator.
+
+    PATH: package.module:Name or file.py:Name.
+    """
     from simulation.conformance import conformance
 
     findings = conformance(kind, path, options or [])
@@ -168,13 +224,16 @@ def check(
 
 @app.command()
 def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
     tier: Annotated[str, typer.Option(help="Which tier's reranker.")] = "phone",
     out: Annotated[Path, typer.Option(help="Folder for the ONNX files.")] = Path("onnx"),
     runs: Annotated[Path | None, typer.Option("--runs", help="Folder with the trained models; default: RUN's.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a tier's reranker as ONNX (fp32 and int8), checked against torch and timed with onnxruntime."""
+    """Write a tier's reranker as ONNX (fp32 and int8), checked against torch and timed with onnxruntime.
+
+    RUN: a run folder.
+    """
     from simulation.launch import export_tier
 
     exported = export_tier(run_folder, tier, out, runs or run_folder.resolve().parent).to_dict()
@@ -192,15 +251,23 @@ def export(
 def data_inspect(
     path: Path, format_: Annotated[str, typer.Option("--format")] = "auto", as_json: AsJson = False
 ) -> None:
-    """What a data file holds: counts, times, lengths, leakage of a leave-one-out split."""
+    """What a data file holds: counts, times, lengths, leakage of a leave-one-out split.
+
+    PATH: a file or folder of interactions in any supported format.
+    """
     from simulation.data.convert import inspect
+    from simulation.experiment import leakage
 
     found = inspect(path, format=format_)
     if as_json:
         print_json(found)
-    else:
-        for line in flat(found):
-            print(line)
+        return
+    audit = found.pop("audit")
+    print("\n".join(flat(found)))
+    print(f"\nHow far a test could be trusted, split {audit['split']}, {audit['test_events']} test events:")
+    for one in leakage(audit):
+        verdict = "not known" if one["passed"] is None else "ok" if one["passed"] else "look out"
+        print(f"  {verdict:<9} {one['detail']}: {one['check']}")
 
 
 @data_app.command("convert")
@@ -212,7 +279,10 @@ def data_convert(
     min_rating: Annotated[float | None, typer.Option(help="Keep interactions rated at least this.")] = None,
     seed: int = 0,
 ) -> None:
-    """Write the canonical Parquet files of any supported format."""
+    """Write the canonical Parquet files of any supported format.
+
+    PATH: a file or folder of interactions. TARGET: the folder to make, which must not be there yet.
+    """
     from simulation.data.convert import convert
 
     print(convert(path, target, seed=seed, format=format_, k_core=k_core, min_rating=min_rating))
@@ -220,10 +290,13 @@ def data_convert(
 
 @app.command()
 def bench(
-    name: Annotated[Literal["engine", "scale"], typer.Argument(help="Which benchmark.")],
+    name: Annotated[Literal["engine", "scale"], typer.Argument()],
     as_json: AsJson = False,
 ) -> None:
-    """Benchmarks: ratios of times measured side by side in one process."""
+    """Benchmarks: ratios of times measured side by side in one process.
+
+    NAME: which benchmark.
+    """
     from simulation.bench import BENCHMARKS
 
     with progress_bar() as (say, _):
@@ -236,17 +309,24 @@ def bench(
 
 
 @app.command("list")
-def list_(as_json: AsJson = False) -> None:
+def list_(
+    keys: Annotated[bool, typer.Option("--keys", help="The keys of a configuration instead, as Markdown.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Every built-in and installed plug-in with its import path, options and the paper it follows."""
     from rich.table import Table
 
-    from simulation.catalogue import entries
+    from simulation.catalogue import entries, names
+    from simulation.reference import reference
 
-    found = entries()
+    if keys:
+        print(reference(), end="")
+        return
+    found = [*entries(), *names()]
     if as_json:
         print_json({"entries": found})
         return
-    table = Table("kind", "class and options", "what it is")
+    table = Table("kind", "class or name, options", "what it is")
     for entry in found:
         table.add_row(entry["kind"], "\n".join([entry["class"], *entry["options"]]), entry["about"])
     Console(width=max(Console().width, 120)).print(table)
@@ -302,4 +382,6 @@ def flat(content: Any, path: str = "") -> list[str]:
     """`a.b: value` lines of nested mappings."""
     if isinstance(content, dict):
         return [line for k, v in content.items() for line in flat(v, f"{path}.{k}" if path else str(k))]
-    return [f"{path}: {content:.4g}" if isinstance(content, float) else f"{path}: {content}"]
+    if isinstance(content, float):
+        return [f"{path}: {content:.4g}" if abs(content) < 10_000 else f"{path}: {content:.15g}"]  # times stay whole
+    return [f"{path}: {content}"]

@@ -80,7 +80,7 @@ class DataTable(Table):
     permute_ids: bool = True
     k_core: int = Field(default=0, ge=0)
     min_rating: float | None = None
-    users: int | None = Field(default=None, ge=2, description="only the first so many users")
+    users: int | None = Field(default=None, ge=2, description="so many users, drawn with the seed")
     split: SplitTable = SplitTable(leave_last=3)
     clock: ClockTable = ClockTable()
     synthetic: SyntheticTable = SyntheticTable()

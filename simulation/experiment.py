@@ -191,8 +191,8 @@ def protocol(config: ExperimentConfig) -> dict[str, str]:
         cut = f"global time: validation from {split.global_time[0]}, test from {split.global_time[1]}"
     elif split.leave_last is not None:
         cut = (
-            f"up to the last {split.leave_last} interactions of each user are replayed (fewer where training would "
-            f"keep less than {split.min_train}), the {split.validation} before them validate, models learn from the rest"
+            f"up to the last {split.leave_last} interactions of each user are replayed, fewer where training would "
+            f"keep less than {split.min_train}; the {split.validation} before them validate; models learn from the rest"
         )
     else:
         cut = "given files"

@@ -94,6 +94,7 @@ def _by_name(path: Path) -> str | None:
 
 def _by_line(path: Path, line: str) -> str | None:
     columns = line.split(",")
+    _check_header(path, line)
     signs = (
         ({"user_id", "item_id"} <= set(columns), "canonical"),
         ({"userId", "movieId"} <= set(columns), "movielens-latest"),
@@ -105,6 +106,20 @@ def _by_line(path: Path, line: str) -> str | None:
     )
     known = next((name for sign, name in signs if sign), None)
     return known or (_by_asin(path, columns) if len(columns) == 4 else None)
+
+
+def _check_header(path: Path, line: str) -> None:
+    """DataError for a header of ours with another separator, or without one of its columns: never data by mistake."""
+    for separator, name in (("\t", "tabs"), (";", "semicolons"), ("|", "bars"), (" ", "spaces")):
+        if {"user_id", "item_id"} <= set(line.split(separator)):
+            raise DataError(f"{path}: line 1: columns are separated by {name}; expected commas, so convert the file")
+    words = {word.strip().lower() for word in line.split(",")}
+    if "," in line and words & {"user", "userid", "user_id"} and not {"user_id", "item_id"} <= words:
+        known = ({"userid", "movieid"}, {"user_id", "parent_asin"})
+        if not any(columns <= words for columns in known):
+            raise DataError(
+                f"{path}: line 1: found columns {line}; expected user_id,item_id and timestamp or order; rename them"
+            )
 
 
 def _by_asin(path: Path, fields: list[str]) -> str:

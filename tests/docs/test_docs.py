@@ -153,6 +153,64 @@ def test_the_tutorials_overrides_are_valid():
         assert load_config(ROOT / path, overrides).all_policies
 
 
+def test_the_reference_of_keys_is_that_of_the_code():
+    """Mend with `tandemrec list --keys`."""
+    from simulation.reference import reference
+
+    assert text(ROOT / "docs" / "configuration.md").partition("may be left out.\n\n")[2] == reference()
+
+
+def test_every_key_has_a_meaning_and_every_meaning_a_key():
+    from simulation.reference import MEANINGS, TRAINING, meaning, reference
+
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) ?\| (.+) \|$", reference(), re.MULTILINE)
+    # the tables of training are there twice
+    assert len(rows) == len(MEANINGS) + 2 * len(TRAINING)
+    with pytest.raises(KeyError):
+        meaning("cloud.pol")
+
+
+def test_the_reference_tells_types_defaults_and_limits():
+    from simulation.reference import reference
+
+    lines = reference().splitlines()
+    for line in (
+        "| `pool` | whole number | `50` | candidates in a list; at least 1, at most 65536 |",
+        "| `hide_seen` | true or false | `true` | items of the history are not proposed again |",
+        '| `link` | text or table | `"4g"` | a name (`tandemrec list`) or a table with `class` and its options |',
+    ):
+        assert line in lines
+    assert any(line.startswith("| `generator` | table | **needed** |") for line in lines)
+    assert any(line.startswith("| `loss` | number |  | loss of") and "below 1" in line for line in lines)
+
+
+def test_the_overrides_of_the_configuration_page_do_what_it_says():
+    from simulation.config import load_config
+
+    page = ROOT / "docs" / "configuration.md"
+    given = [words for where, words in commands("tandemrec") if where == page and words[:1] == ["run"]]
+    sets = [[words[i + 1] for i, word in enumerate(words) if word == "--set"] for words in given]
+    found = {config.name: config for config in (load_config(ROOT / "configs" / "quickstart.toml", s) for s in sets)}
+    assert found["measures"].metrics == ("hr@10", "ndcg@10", "mrr@10")
+    assert found["fixed"].device.fusion is not None
+    assert [policy.label for policy in found["one"].all_policies] == ["always"]
+    assert found["second"].all_policies[1].label == "the second"
+    assert (found["short"].data.split.leave_last, found["short"].network.link) == (10, "wifi")
+
+
+def test_the_tutorials_convert_example_works(tmp_path: Path):
+    from simulation.data.convert import convert
+
+    (body,) = blocks(ROOT / "docs" / "tutorial.md", "csv")
+    source = tmp_path / "interactions.csv"
+    source.write_text(body)
+    (words,) = [w for _, w in commands("tandemrec") if w[:3] == ["data", "convert", "interactions.csv"]]
+    assert words[3:] == ["my-data"]
+    folder = convert(source, tmp_path / words[3], seed=0)
+    assert {path.name for path in folder.iterdir()} == {"interactions.parquet", "items.parquet"}
+    assert len(load(folder).user) == 3
+
+
 def test_the_tutorials_data_file_can_be_read(tmp_path: Path):
     (body,) = blocks(ROOT / "docs" / "tutorial.md", "csv")
     file = tmp_path / "interactions.csv"

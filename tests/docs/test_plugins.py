@@ -46,7 +46,7 @@ def sections() -> dict[str, dict[str, list[str]]]:
 
 PAGES = sections()
 MODELS = ["A device model in numpy", "A device model in torch", "A device model as an ONNX file"]
-OTHERS = ["A request policy", "A candidate generator", "A link from a trace file"]
+OTHERS = ["A request policy", "A candidate generator", "A link from a trace file", "A link of your own"]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if name and language in ("python", "csv", "toml"):
             (tmp_path / name[1]).write_text(text if language != "csv" else text[name.end() :])
             modules += [name[1].removesuffix(".py")] if language == "python" else []
-    assert len(modules) == 5
+    assert len(modules) == 6
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path

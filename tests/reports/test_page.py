@@ -122,6 +122,21 @@ def test_several_runs_share_one_page(fake_run, make_run, tmp_path):
     assert "B · consistency" in html
     assert f"B · {other.name}</h2>" in html
     assert html.count("Resolved configuration") == 2
+    assert "only one policy" not in html
+
+
+def test_runs_of_one_policy_each_are_not_called_one_policy(tmp_path):
+    runs = [bare_run(tmp_path / name, users=3, policies=["never"]) for name in ("one", "two")]
+    html = render(runs)
+    assert "only one policy" not in html
+    assert "Every run has one policy only" in html
+    assert "Difference to the baseline." not in html  # no figure without a difference
+
+
+def test_the_head_names_the_data(make_run, tmp_path):
+    run = make_run(tmp_path)
+    run.summary["data"] = {"name": "amazon-<beauty>", "hash": "0"}
+    assert "<dt>data</dt><dd>amazon-&lt;beauty&gt;</dd>" in render([run])
 
 
 def test_a_target_that_cannot_be_written_is_an_error(tmp_path):
@@ -204,6 +219,12 @@ def test_the_page_works_in_a_browser(fake_run, tmp_path, browser):
     sizes = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
     assert len(sizes) == 6
     assert min(sizes) > 100
+    browser.set_window_size(1200, 800)
+    table, difference, recall = (
+        browser.find_element("xpath", path).rect
+        for path in ("//div[@class='scroll']", *(f"//th[button[.='{t}']]" for t in ("NDCG@10 − never", "Pool recall")))
+    )
+    assert difference["x"] + difference["width"] < recall["x"] + recall["width"] <= table["x"] + table["width"]
     browser.set_window_size(360, 740)
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
 

@@ -46,3 +46,40 @@ def test_the_same_run_twice_differs_by_nothing(fake_run):
     again = compare([fake_run, Run.open(fake_run.path)], "hr@10")[5:]
     assert np.allclose([one.difference.mean for one in again], 0.0)
     assert all(one.p_holm == 1.0 for one in again)
+
+
+def told(run: Run, *, hash: str, test_events: int = 960, data: str = "", name: str = "beauty") -> Run:
+    """A copy of a run that says which data it replayed."""
+    copy = Run.open(run.path)
+    copy.summary["data"] = {"name": name, "hash": hash, "test_events": test_events}
+    copy.config["data"] = {"path": data, "split": {"leave_last": 8}} if data else {"synthetic": {"users": 120}}
+    return copy
+
+
+def test_runs_over_other_data_are_not_paired(fake_run):
+    """The synthetic source gives every seed the same user names, but other events."""
+    one, other = told(fake_run, hash="a" * 64), told(fake_run, hash="b" * 64)
+    with pytest.raises(RunError, match="different data or splits") as found:
+        compare([one, other], "mrr")
+    assert str(found.value).count(str(fake_run.path)) == 2
+    assert "beauty aaaaaaaa, 960 test events; beauty bbbbbbbb, 960 test events" in str(found.value)
+    assert len(compare([one, told(fake_run, hash="a" * 64, name="copy")], "mrr")) == 5 + 6
+    assert len(compare([one, fake_run], "mrr")) == 5 + 6  # an old run does not say
+
+
+def test_the_same_data_split_elsewhere_are_not_paired(fake_run):
+    one, other = told(fake_run, hash="a" * 64), told(fake_run, hash="a" * 64, test_events=480)
+    with pytest.raises(RunError, match="480 test events"):
+        compare([one, other], "mrr")
+
+
+def test_two_seeds_of_one_file_are_paired(fake_run):
+    """Item numbers and drawn times follow the seed, and the hash follows them."""
+    one, other = (told(fake_run, hash=letter * 64, data="beauty/") for letter in "ab")
+    assert len(compare([one, other], "mrr")) == 5 + 6
+    with pytest.raises(RunError, match="different data"):
+        compare([one, told(fake_run, hash="b" * 64, data="games/")], "mrr")
+
+
+def test_a_policy_without_a_namesake_stands_against_the_baseline(fake_run):
+    assert not any(one.stand_in for one in compare([fake_run, Run.open(fake_run.path)], "mrr"))

@@ -3,11 +3,12 @@ from rich.console import Console
 
 from device.errors import RunError
 from reports import tables
+from reports.comparison import comparison_table
 from reports.stats import compare
 
 
-def printed(renderable) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+def printed(renderable, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
         console.print(renderable)
     return console.export_text()
@@ -17,8 +18,68 @@ def test_every_policy_has_its_row_in_the_terminal(fake_run):
     text = printed(tables.terminal_table([fake_run]))
     starts = [line.strip().split("  ")[0] for line in text.splitlines()]
     assert all(starts.count(policy) == 2 for policy in fake_run.summary["policies"])
-    for title in ("Asked", "HR@10", "NDCG@10", "− never", "Recall", "Up/step", "Install", "p95"):
+    for title in ("Asked", "HR@10", "NDCG@10", "− baseline", "Recall", "Up/step", "Install", "p95"):
         assert title in text
+    assert "− baseline: minus never" in text
+
+
+def test_a_narrow_terminal_keeps_every_number(make_run, tmp_path):
+    """The names give way, however long they are."""
+    run = make_run(tmp_path)
+    policies, differences = run.summary["policies"], run.summary["differences"]
+    long = "consistency measure=footrule with a reranker of 64 dimensions 20%"
+    policies[long], differences[long] = policies.pop("always"), differences.pop("always")
+    run.summary["baseline"] = "never, with the first list that the large generator made"
+    text = printed(tables.terminal_table([run]), width=80)
+    numbers = policies[long]
+    for shown in (
+        tables.plus_minus(numbers["measures"]["ndcg@10"]),
+        tables.plus_minus(differences[long]["ndcg@10"], sign="+"),
+        tables.percent(numbers["candidate_recall"]),
+        tables.size(numbers["bytes_per_step"]["down"]),
+        tables.seconds(numbers["latency_s"]["p95"]),
+        f"{numbers['mean_pool_age']:.1f}",
+    ):
+        assert shown in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "consistency" in text
+
+
+def test_one_policy_has_no_difference_column(make_run, tmp_path):
+    run = make_run(tmp_path)
+    run.summary["policies"] = {"never": run.summary["policies"]["never"]}
+    run.summary["differences"] = {}
+    text = printed(tables.terminal_table([run]), width=80)
+    assert "baseline" not in text
+    assert tables.plus_minus(run.summary["policies"]["never"]["measures"]["ndcg@10"]) in text
+
+
+def test_the_columns_that_matter_come_first(fake_run):
+    titles = [column.title for column in tables.columns([fake_run])]
+    first = ["Request ratio", "Up / step", "Down / step", "NDCG@10", "NDCG@10 − never", "Pool recall", "HR@10", "MRR"]
+    assert titles[:8] == first
+    assert len(titles) == len(set(titles))
+
+
+def test_a_narrow_comparison_keeps_every_number(make_run, fake_run, tmp_path):
+    found = compare([fake_run, make_run(tmp_path, name="a-rather-long-name", seed=8)], "ndcg@10")
+    text = printed(comparison_table(found), width=80)
+    for one in found:
+        d = one.difference
+        assert tables.with_interval({"mean": d.mean, "low": d.low, "high": d.high}, sign="+") in text
+    assert "…" not in text
+
+
+def test_what_cannot_be_compared_and_what_stands_in_is_said(make_run, fake_run, tmp_path):
+    other = make_run(tmp_path, seed=8)
+    other.per_user["policy"] = other.per_user["policy"].cat.rename_categories({"always": "eager"})
+    text = printed(comparison_table(compare([fake_run, other], "mrr")))
+    told = f"{other.name}: eager is compared with the baseline {fake_run.name}: never"
+    assert text.count("is compared with the baseline") == 1
+    assert told in text
+    assert f"Against: policies of {fake_run.name}" in text
+    assert "nothing to compare" in printed(comparison_table([]))
 
 
 def test_the_markdown_table_is_rectangular_and_holds_the_numbers(fake_run):
@@ -38,7 +99,7 @@ def test_the_markdown_table_is_rectangular_and_holds_the_numbers(fake_run):
 def test_names_are_text_not_markup(fake_run):
     line = tables.lines([fake_run])[0]
     assert tables.lines([fake_run, fake_run])[0].label == f"{fake_run.name}: {line.policy}"
-    text = printed(tables.comparison_table(compare([fake_run], "hr@10")))
+    text = printed(comparison_table(compare([fake_run], "hr@10")))
     assert "< 0.001" in text
     assert "always" in text
     assert fake_run.name not in text  # one run: its name is not repeated in every row

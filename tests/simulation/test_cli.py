@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ import typer
 from tiny import POLICIES, TOML, Said, changed, tandemrec, written
 from typer.testing import CliRunner
 
+from device.consistency import measure
 from device.errors import RunError
-from simulation import experiment
-from simulation.cli import app
+from simulation import catalogue, experiment
+from simulation.cli import app, flat
 from simulation.config import load_config
+from simulation.network import link
+from simulation.reference import reference
 from simulation.runs import FILES, REPORT, Run
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +77,32 @@ def test_every_command_explains_itself(words: tuple[str, ...]) -> None:
     assert ("--json" in said.stdout) == (" ".join(words) in WITH_FIGURES)
     lines = [line.strip() for line in said.stdout.splitlines() if line.strip()]
     assert len(lines[1].split()) >= 4  # a sentence follows the usage
+
+
+def test_every_argument_is_explained() -> None:
+    """In the docstring: click forgets the help text of an argument."""
+    for words, command in zip(COMMANDS, found_commands(), strict=True):
+        said = CliRunner().invoke(app, [*words, "--help"]).stdout
+        for parameter in command.params:
+            if isinstance(parameter, click.Argument):
+                assert f"{parameter.metavar or str(parameter.name).upper()}: " in said, words
+
+
+def found_commands() -> list[click.Command]:
+    """The commands of COMMANDS."""
+    found = []
+    for words in COMMANDS:
+        command = typer.main.get_command(app)
+        for word in words:
+            assert isinstance(command, click.Group)
+            command = command.commands[word]
+        found.append(command)
+    return found
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    said = tandemrec("--version")
+    assert (said.code, said.out) == (0, f"tandemrec {metadata.version('tandemrec')}\n")
 
 
 def test_without_words_the_help_is_shown() -> None:
@@ -259,6 +290,23 @@ def test_compare_tells_the_paired_difference(tiny_run: Path) -> None:
     assert "never" in table.out
 
 
+def test_compare_of_one_policy_prints_a_sentence(tiny_run: Path, tmp_path: Path) -> None:
+    lonely = tmp_path / "lonely"
+    shutil.copytree(tiny_run, lonely)
+    people = Run.open(tiny_run).per_user
+    people[people["policy"] == "never"].to_parquet(lonely / "per_user_metrics.parquet")
+    said = tandemrec("compare", lonely)
+    assert (said.code, said.out) == (0, "one run with one policy: nothing to compare; name a second run\n")
+
+
+def test_compare_refuses_other_data(workshop: Path, tiny_run: Path, tmp_path: Path) -> None:
+    """Users of the synthetic source have the same names whatever the seed."""
+    other = only_object(tandemrec("run", workshop / "tiny.toml", "--runs", tmp_path, "--seed", 8, "--json").out)
+    said = tandemrec("compare", tiny_run, other["folder"])
+    assert (said.code, said.out) == (1, "")
+    assert f"{tiny_run} and {other['folder']}: different data or splits" in said.err
+
+
 def test_compare_says_what_it_cannot(tiny_run: Path, tmp_path: Path) -> None:
     said = tandemrec("compare", tmp_path / "absent")
     assert (said.code, said.out) == (1, "")
@@ -273,6 +321,12 @@ def test_report_is_rebuilt_from_the_files(tiny_run: Path, tmp_path: Path) -> Non
     said = tandemrec("report", tiny_run, "--out", tmp_path / "page.html")
     assert (said.code, said.out) == (0, f"{tmp_path / 'page.html'}\n")
     assert (tmp_path / "page.html").read_bytes() == (tiny_run / REPORT).read_bytes()
+    several = tandemrec("report", tiny_run, tiny_run)
+    target = tiny_run.parent / f"report-{tiny_run.name}-2.html"
+    assert (several.code, several.out) == (0, f"{target}\n")
+    assert "A · never" in target.read_text(encoding="utf-8")
+    assert (tmp_path / "page.html").read_bytes() == (tiny_run / REPORT).read_bytes()  # its own page is as it was
+    target.unlink()
     failed = tandemrec("report", tiny_run, "--out", tmp_path / "none" / "page.html")
     assert failed.code == 1
     assert "page could not be written" in failed.err
@@ -378,7 +432,21 @@ def test_list_knows_every_built_in() -> None:
         ("device model", "device.models.din:DIN"),
         ("device model", "device.models.onnx_file:OnnxFile"),
         ("link", "simulation.traces:TraceLink"),
+        *(("link name", name) for name in ("wifi", "5g", "4g", "3g", "ideal")),
+        *(("consistency measure", name) for name in ("footrule", "kendall", "overlap", "rbo", "js", "entropy")),
     }
+
+
+def test_every_name_listed_can_be_written_in_a_configuration() -> None:
+    found = catalogue.names()
+    assert {entry["kind"] for entry in found} == {"link name", "consistency measure"}
+    for entry in found:
+        assert (link if entry["kind"] == "link name" else measure)(entry["class"])
+        assert len(entry["about"].split()) >= 4
+
+
+def test_list_prints_the_reference_of_keys() -> None:
+    assert tandemrec("list", "--keys").out == reference()
 
 
 def test_list_shows_import_paths_that_can_be_copied() -> None:
@@ -402,6 +470,14 @@ def test_doctor_ends_with_1_when_something_is_wrong(monkeypatch: pytest.MonkeyPa
     assert [line for line in said.out.splitlines() if not line.startswith("ok   ")] == ["BAD  flwr: 1.41.0; needs 0.1"]
 
 
+def test_times_are_not_rounded_and_shares_are() -> None:
+    assert flat({"times": {"last": 1700000060.5}, "density": 0.83333333, "users": 12345678}) == [
+        "times.last: 1700000060.5",
+        "density: 0.8333",
+        "users: 12345678",
+    ]
+
+
 def test_data_is_inspected_and_converted(tmp_path: Path) -> None:
     source = written(
         tmp_path, "user_id,item_id,timestamp,rating\nu,a,10,5\nu,b,20,3\nu,c,30,5\nv,a,5,4\nv,b,9,1\n", "d.csv"
@@ -413,6 +489,10 @@ def test_data_is_inspected_and_converted(tmp_path: Path) -> None:
     lines = tandemrec("data", "inspect", source).out.splitlines()
     assert "events: 5" in lines
     assert "density: 0.8333" in lines  # 5 / (2 * 3)
+    assert "times.last: 30" in lines
+    assert "How far a test could be trusted, split leave_last(test=1, validation=1), 1 test events:" in lines
+    assert [line for line in lines if "test events before which" in line]
+    assert not [line for line in lines if line.startswith("audit.")]
     made = tandemrec("data", "convert", source, tmp_path / "kept", "--min-rating", "3")
     assert (made.code, made.out) == (0, f"{tmp_path / 'kept'}\n")
     assert only_object(tandemrec("data", "inspect", tmp_path / "kept", "--json").out)["events"] == 4

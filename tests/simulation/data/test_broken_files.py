@@ -118,3 +118,19 @@ def test_quoted_text_and_numbers_survive(tmp_path_factory, rows):
     columns = read_delimited(put(path, "t,n\n" + body), Layout(), Wanted(texts=("t",), numbers=("n",)))
     assert columns["t"].to_pylist() == [text for text, _ in rows]
     assert floats(columns["n"]).tolist() == [number for _, number in rows]
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("user_id\titem_id\ttimestamp", "separated by tabs; expected commas"),
+        ("user_id;item_id;timestamp", "separated by semicolons; expected commas"),
+        ("user_id item_id timestamp", "separated by spaces; expected commas"),
+        ("user,item,timestamp", "expected user_id,item_id and timestamp or order"),
+    ],
+)
+def test_a_header_that_is_almost_ours_is_not_read_as_data(tmp_path, header, words):
+    path = tmp_path / "log.csv"
+    path.write_text(f"{header}\nu,i,3\n")
+    with pytest.raises(DataError, match=words):
+        read(path, seed=0)

@@ -1,0 +1,164 @@
+"""Every key of a configuration file with its type, default and meaning: what docs/configuration.md is made of."""
+
+from collections.abc import Iterator
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from simulation.config_tables import ExperimentConfig, FusionTable, Plugin, PolicyTable, TierTable
+
+HEADINGS = {
+    "policies": "[[policies]] or [device.policy]",
+    "device.tiers": "[[device.tiers]]",
+    "device.fusion": "[device.fusion]",
+}
+TRAINING = {
+    "epochs": "at most this many passes; exactly this many when `patience` is 0",
+    "patience": "stop after this many validations without a better value; 0 never looks at validation",
+    "batch": "users (or prefixes) per step",
+    "learning_rate": "of AdamW",
+    "weight_decay": "of AdamW",
+    "schedule": "`linear`: the learning rate falls from epoch to epoch, in the last to 1/epochs of it",
+    "loss": "softmax over sampled negatives or over the whole catalogue",
+    "negatives": "how many uniform negatives a batch shares",
+    "validate_every": "epochs between validations",
+    "validation_users": "validation rows used while training, the same ones each time",
+    "precision": "`bfloat16`: matrix products in bfloat16, faster where the processor has it",
+}
+MEANINGS = {
+    "name": "becomes the run folder's name: letters, digits, `-`, `_`, `.`, `+`",
+    "seed": "of every random number; the synthetic data follow it too",
+    "metrics": "of `hr@K`, `ndcg@K`, `mrr` and `mrr@K`; the columns of the result",
+    "baseline": "the policy that the others are compared with; without it `never`, else the first",
+    "policies": "the policies to replay, one after the other over the same first lists",
+    "data.path": "file or folder of interactions; without it the synthetic source",
+    "data.format": "`auto`, or one of the formats named above",
+    "data.permute_ids": "number the items in an order drawn with the seed; the file's own order may leak the next item",
+    "data.k_core": "keep users and items with at least so many interactions; 0 keeps all",
+    "data.min_rating": "keep interactions rated at least this",
+    "data.users": "keep so many users, drawn with the seed",
+    "data.split.leave_last": "the last so many interactions of every user are replayed (the default split: 3)",
+    "data.split.validation": "so many interactions before those are for validation",
+    "data.split.min_train": "so many are left for training; a user with too few is replayed for fewer steps or none",
+    "data.split.global_time": "where validation and test begin for all users: two quantiles of all times, or two times",
+    "data.split.files": "three files: training, validation, test",
+    "data.clock.median_s": "seconds between steps whose times are unknown or tied, median",
+    "data.clock.sigma": "of the logarithm of these gaps",
+    "data.synthetic.users": "number of users",
+    "data.synthetic.items": "number of items",
+    "data.synthetic.topics": "groups of items that interests are made of",
+    "data.synthetic.length": "interactions per user",
+    "data.synthetic.drift": "chance before each interaction that the topic jumps",
+    "cloud.generator": "makes the candidate lists: `class` and its options",
+    "cloud.pool": "candidates in a list",
+    "cloud.hide_seen": "items of the history are not proposed again",
+    "cloud.history": "newest items that the generator looks at",
+    "cloud.gflops": "speed of the data centre per request: turns a generator's flops into seconds",
+    "cloud.seconds_per_request": "instead of the time that follows from the flops",
+    "device.model": "the reranker: `class` and its options",
+    "device.policy": "the only policy; several go into `[[policies]]`",
+    "device.tiers": "device classes; without them all devices are alike",
+    "device.history": "newest items that the reranker looks at",
+    "device.fusion": "how the cloud's and the device's scores are joined; without it chosen on validation per policy",
+    "device.items": "item table installed whole, whole as int8, or streamed with the replies",
+    "device.cache_rows": "item rows a device keeps when they are streamed",
+    "device.runtime": "what computes the reranker's scores",
+    "device.slate": "top places of the ranked pool that are shown and recorded",
+    "policies.class": "`package.module:Name`; its other keys are options of that class",
+    "policies.name": "in tables; else made of the class, its options and the ratio",
+    "policies.price": "a device asks where the urgency exceeds it",
+    "policies.request_ratio": "wanted share of steps with a request; the price is then found on validation",
+    "device.tiers.name": "in tables and for `tandemrec export --tier`",
+    "device.tiers.share": "of the devices, relative to the other tiers",
+    "device.tiers.model": "instead of `[device] model`",
+    "device.tiers.link": "instead of `[network] link`",
+    "device.fusion.alpha": "weight of the cloud's score; the device's has the rest",
+    "device.fusion.normalise": "what is done to both scores before they are added",
+    "network.link": "a name (`tandemrec list`) or a table with `class` and its options",
+    "network.loss": "loss of a built-in link, instead of its own",
+    "network.ids": "how item ids are encoded",
+    "network.scores": "how the cloud's scores are encoded",
+    "simulation.devices_per_client": "devices that one Flower client hosts",
+    "simulation.runner": "a loop in this process, or Flower's simulation on Ray",
+    "simulation.threads": "of torch; without it torch decides",
+    "simulation.calibration_devices": "at most so many devices look for prices and fusion weights",
+}
+
+
+def reference() -> str:
+    """Markdown: one table of keys per table of the configuration."""
+    sections: list[tuple[str, str, type[BaseModel]]] = [
+        ("the top level, before the first table", "", ExperimentConfig),
+        *below(ExperimentConfig, ""),
+        (HEADINGS["policies"], "policies", PolicyTable),
+        (HEADINGS["device.tiers"], "device.tiers", TierTable),
+        (HEADINGS["device.fusion"], "device.fusion", FusionTable),
+    ]
+    return "\n\n".join(section(*each) for each in sections) + "\n"
+
+
+def below(kind: type[BaseModel], path: str) -> Iterator[tuple[str, str, type[BaseModel]]]:
+    """(heading, path, table) of the tables that are always there, depth first."""
+    for name, field in kind.model_fields.items():
+        inner, here = field.annotation, f"{path}.{name}".lstrip(".")
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner is not Plugin:
+            yield f"[{here}]", here, inner
+            yield from below(inner, here)
+
+
+def section(heading: str, path: str, kind: type[BaseModel]) -> str:
+    """One table of keys."""
+    rows = [row(f"{path}.{field.alias or name}".lstrip("."), field) for name, field in kind.model_fields.items()]
+    title = f"### `{heading}`" if heading.startswith("[") else f"### {heading[0].upper()}{heading[1:]}"
+    return "\n".join([title, "", "| key | type | default | meaning |", "|---|---|---|---|", *filter(None, rows)])
+
+
+def row(path: str, field: FieldInfo) -> str:
+    """One line; empty for a table that has a section of its own."""
+    inner = field.annotation
+    if isinstance(inner, type) and issubclass(inner, BaseModel) and inner is not Plugin:
+        return ""
+    text = meaning(path) + limits(field)
+    return f"| `{path.rpartition('.')[2]}` | {kind_of(inner)} | {default(field)} | {text} |"
+
+
+def meaning(path: str) -> str:
+    """What a key is for; KeyError when nobody has said so yet."""
+    table, _, key = path.rpartition(".")
+    return TRAINING[key] if table.endswith(".training") else MEANINGS[path]
+
+
+def limits(field: FieldInfo) -> str:
+    """`; at least 1` and the like, from the field's constraints."""
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    said = [f"{words[name]} {getattr(c, name)}" for c in field.metadata for name in words if hasattr(c, name)]
+    return "; " + ", ".join(said) if said else ""
+
+
+def kind_of(annotation: Any) -> str:
+    """A type as a user writes it."""
+    arguments = [a for a in get_args(annotation) if a is not type(None) and a is not Ellipsis]
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{word}`" for word in arguments)
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(kind_of(a) for a in arguments)
+    if get_origin(annotation) is tuple:
+        same = Ellipsis in get_args(annotation)
+        return f"list of {kind_of(arguments[0])}" if same else f"{len(arguments)} × {kind_of(arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
+    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
+
+
+def default(field: FieldInfo) -> str:
+    """A default as TOML; empty where a value may be left out, bold where it has to be given."""
+    value = field.default
+    if value is PydanticUndefined:
+        return "**needed**"
+    if value is None or value == ():
+        return ""
+    shown = list(value) if isinstance(value, tuple) else value
+    return f"`{str(shown).lower() if isinstance(shown, bool) else repr(shown)}`".replace("'", '"')
