@@ -3,17 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from device.errors import ConfigError, TandemError
+from simulation.data_cli import data_app
+from simulation.output import AsJson, error_console, flat, print_json, progress_bar
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,9 +21,7 @@ app = typer.Typer(
     help="Simulate device-cloud collaborative recommendation: what a fleet of rerankers gains and costs.",
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at and convert interaction files.")
 app.add_typer(data_app, name="data")
-error_console = Console(stderr=True)
 
 # Arguments are explained in the docstrings: click 8.5 forgets the help that typer gives to an argument.
 ConfigPath = Annotated[Path, typer.Argument()]
@@ -34,7 +32,6 @@ Overrides = Annotated[
     ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of runs, trained models and handouts.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, progress on stderr.")]
 
 
 def say_version(wanted: bool) -> None:
@@ -247,47 +244,6 @@ def export(
         )
 
 
-@data_app.command("inspect")
-def data_inspect(
-    path: Path, format_: Annotated[str, typer.Option("--format")] = "auto", as_json: AsJson = False
-) -> None:
-    """What a data file holds: counts, times, lengths, leakage of a leave-one-out split.
-
-    PATH: a file or folder of interactions in any supported format.
-    """
-    from simulation.data.convert import inspect
-    from simulation.experiment import leakage
-
-    found = inspect(path, format=format_)
-    if as_json:
-        print_json(found)
-        return
-    audit = found.pop("audit")
-    print("\n".join(flat(found)))
-    print(f"\nHow far a test could be trusted, split {audit['split']}, {audit['test_events']} test events:")
-    for one in leakage(audit):
-        verdict = "not known" if one["passed"] is None else "ok" if one["passed"] else "look out"
-        print(f"  {verdict:<9} {one['detail']}: {one['check']}")
-
-
-@data_app.command("convert")
-def data_convert(
-    path: Path,
-    target: Path,
-    format_: Annotated[str, typer.Option("--format")] = "auto",
-    k_core: Annotated[int, typer.Option(help="Keep users and items with at least k interactions.")] = 0,
-    min_rating: Annotated[float | None, typer.Option(help="Keep interactions rated at least this.")] = None,
-    seed: int = 0,
-) -> None:
-    """Write the canonical Parquet files of any supported format.
-
-    PATH: a file or folder of interactions. TARGET: the folder to make, which must not be there yet.
-    """
-    from simulation.data.convert import convert
-
-    print(convert(path, target, seed=seed, format=format_, k_core=k_core, min_rating=min_rating))
-
-
 @app.command()
 def bench(
     name: Annotated[Literal["engine", "scale"], typer.Argument()],
@@ -345,43 +301,3 @@ def doctor(as_json: AsJson = False) -> None:
             print(f"{'ok  ' if finding['ok'] else 'BAD '} {finding['what']}: {finding['detail']}")
     if not all(finding["ok"] for finding in findings):
         raise typer.Exit(1)
-
-
-@contextmanager
-def progress_bar() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
-    """(say, progress) on stderr: lines above a bar with the estimated time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("waves, left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=error_console, transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def say(line: str) -> None:
-            bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-        def advance(policy: str, done: int, total: int) -> None:
-            if policy not in tasks:
-                tasks[policy] = bar.add_task(policy, total=total)
-            bar.update(tasks[policy], completed=done)
-
-        yield say, advance
-
-
-def print_json(content: Any) -> None:
-    """One JSON object on stdout; numbers that are not finite become null."""
-    from simulation.runs import to_json
-
-    sys.stdout.write(to_json(content) + "\n")
-
-
-def flat(content: Any, path: str = "") -> list[str]:
-    """`a.b: value` lines of nested mappings."""
-    if isinstance(content, dict):
-        return [line for k, v in content.items() for line in flat(v, f"{path}.{k}" if path else str(k))]
-    if isinstance(content, float):
-        return [f"{path}: {content:.4g}" if abs(content) < 10_000 else f"{path}: {content:.15g}"]  # times stay whole
-    return [f"{path}: {content}"]

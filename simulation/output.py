@@ -1,0 +1,54 @@
+"""What commands print: JSON, plain lines, progress."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+error_console = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, progress on stderr.")]
+
+
+@contextmanager
+def progress_bar() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+    """(say, progress) on stderr: lines above a bar with the estimated time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("waves, left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=error_console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def say(line: str) -> None:
+            bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        def advance(policy: str, done: int, total: int) -> None:
+            if policy not in tasks:
+                tasks[policy] = bar.add_task(policy, total=total)
+            bar.update(tasks[policy], completed=done)
+
+        yield say, advance
+
+
+def print_json(content: Any) -> None:
+    """One JSON object on stdout; numbers that are not finite become null."""
+    from simulation.runs import to_json
+
+    sys.stdout.write(to_json(content) + "\n")
+
+
+def flat(content: Any, path: str = "") -> list[str]:
+    """`a.b: value` lines of nested mappings."""
+    if isinstance(content, dict):
+        return [line for k, v in content.items() for line in flat(v, f"{path}.{k}" if path else str(k))]
+    if isinstance(content, float):
+        return [f"{path}: {content:.4g}" if abs(content) < 10_000 else f"{path}: {content:.15g}"]  # times stay whole
+    return [f"{path}: {content}"]
