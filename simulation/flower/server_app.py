@@ -1,6 +1,5 @@
 """The ServerApp: prepares the experiment, takes deliveries to the clients wave by wave, writes the run folder."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict  # noqa: E402
 from flwr.serverapp import Grid, ServerApp  # noqa: E402
 
 from cloud.gateway import Delivery  # noqa: E402
-from device.errors import ConfigError, RunError  # noqa: E402
+from device.errors import RunError  # noqa: E402
 from simulation.config import load_config  # noqa: E402
 from simulation.experiment import Job, run  # noqa: E402
 from simulation.flower.in_process_grid import InProcessGrid, failure  # noqa: E402
@@ -123,11 +122,5 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def listed(overrides: str) -> list[str]:
-    """The overrides of a run configuration, which holds scalars only: a JSON list of key=value strings, or nothing."""
-    try:
-        found = json.loads(overrides or "[]")
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"overrides = {overrides!r} is not JSON ({error}); write a list of strings") from error
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise ConfigError(f"overrides = {overrides!r}: expected a JSON list of key=value strings")
-    return found
+    """The overrides of a run configuration, which holds scalars only: `key=value` with `;` between them, or nothing."""
+    return [one.strip() for one in overrides.split(";") if one.strip()]
