@@ -240,12 +240,12 @@ def score_in_batches(setup: Setup, histories: Items, candidates: Items) -> Score
                 f"device model {type(setup.model).__name__}.score returned {getattr(scores, 'shape', type(scores))} "
                 f"for candidates {pool.shape}; return a numpy array of that shape"
             )
-        if not np.isfinite(np.where(pool != 0, scores, 0)).all():
-            raise ContractError(
-                f"device model {type(setup.model).__name__}.score returned NaN or infinity; "
-                "run `tandemrec check device-model` on it"
-            )
         out[start : start + SCORING_BATCH] = scores[: len(candidates) - start]
+    if not (np.isfinite(out) | (candidates == 0)).all():
+        raise ContractError(
+            f"device model {type(setup.model).__name__}.score returned NaN or infinity; "
+            "run `tandemrec check device-model` on it"
+        )
     return out
 
 

@@ -39,6 +39,7 @@ def experiment(users: int, steps: int) -> ExperimentConfig:
             "split": {"leave_last": steps, "validation": 1},
         },
         "cloud": {"generator": {"class": "cloud.generators.floors:Markov"}, "pool": 50, "history": 50},
+        "simulation": {"devices_per_client": 8192},
         "device": {
             "model": {"class": "device.models.sasrec:SASRec", "width": 32, "blocks": 2, "heads": 2},
             "training": {"epochs": 0, "patience": 0},
@@ -81,7 +82,7 @@ def forward_passes(prepared: Prepared, batch: int) -> float:
     return seconds
 
 
-def engine(say: Say, users: int = 2000, steps: int = 20, rounds: int = 3) -> dict[str, Any]:
+def engine(say: Say, users: int = 4000, steps: int = 20, rounds: int = 5) -> dict[str, Any]:
     """A whole run against the bare forward passes, in turn in one process; medians over the rounds."""
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(experiment(users, steps), Path(scratch), lambda _: None)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def own_version() -> str | None:
         return None
 
 
+@cache
 def commit() -> str | None:
     """The git commit of the source, "-dirty" where it was changed; None outside a checkout."""
     here = Path(__file__).parent
