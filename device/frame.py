@@ -18,6 +18,7 @@ from device.errors import WireError
 MAGIC = 0xD1
 COUNT_CAP = 65_536
 CELL_CAP = 1 << 26
+KIND = 7
 _TAIL = 16  # zero bytes behind the joined buffer, so that reading a varint never leaves it
 _SMALLEST = 6
 RESEND = "the message was cut or altered: discard it and ask again"
@@ -78,8 +79,8 @@ def check_frame(body: bytes, kind: int, place: str) -> None:
     found, stated = zlib.crc32(body[:-4]), int.from_bytes(body[-4:], "little")
     if found != stated:
         raise WireError(f"{place}: expected CRC32 {stated:08x}, found {found:08x}; {RESEND}")
-    if body[1] & 7 != kind:
-        raise WireError(f"{place}: expected kind {kind}, found {body[1] & 7}; send it to the decoder of its kind")
+    if body[1] & KIND != kind:
+        raise WireError(f"{place}: expected kind {kind}, found {body[1] & KIND}; send it to the decoder of its kind")
 
 
 @dataclass(slots=True)

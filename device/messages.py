@@ -6,9 +6,11 @@
              int8 rows [R, d]
              flags: bit 3 ids are int32, bits 4-5 scores (0 none, 1 float16, 2 int8), bit 6 denied, bit 7 rows
              scores: none 0 bytes; float16 2n; int8 float32 scale, float32 offset (absent for n = 0), n codes 0..255
+    priced   a reply of kind 4 that ends with the price of a request: float32
     patch    varint number of arrays; each: varint length, UTF-8 name, dtype code, varint ndim, dims, raw bytes
 
-A request of one-byte fields and n two-byte ids has 2 + 4 + 2n + 4 bytes; a float16 reply 2 + 3 + 4n + 4.
+A request of one-byte fields and n two-byte ids has 2 + 4 + 2n + 4 bytes; a float16 reply 2 + 3 + 4n + 4, a price
+4 more.
 """
 
 from collections.abc import Sequence
@@ -20,11 +22,12 @@ from numpy.typing import NDArray
 
 from device.codec import INT32_IDS, Codec, read_finite, read_ids, read_scores, write_ids, write_scores
 from device.errors import WireError
-from device.frame import COUNT_CAP, Reader, fixed_segment, open_frames, ragged, varint_segment, write_frames
+from device.frame import COUNT_CAP, KIND, Reader, fixed_segment, open_frames, ragged, seal, varint_segment, write_frames
 from device.patch import PATCH, decode_patch, encode_patch
 
 __all__ = [
     "PATCH",
+    "PRICED",
     "REPLY",
     "REQUEST",
     "Codec",
@@ -36,9 +39,10 @@ __all__ = [
     "encode_patch",
     "encode_replies",
     "encode_requests",
+    "repriced",
 ]
 
-REQUEST, REPLY = 1, 2
+REQUEST, REPLY, PRICED = 1, 2, 4
 _DENIED, _ROWS = 64, 128
 Ints = NDArray[np.int64]
 
@@ -67,6 +71,7 @@ class Replies:
     row_scale: NDArray[np.float32]  # [B, R]
     denied: NDArray[np.bool_]  # [B]
     retry_after: NDArray[np.float32]  # [B] seconds; 0 unless denied
+    price: NDArray[np.float32] | None = None  # [B] of a request from now on; None = the cloud names none
 
 
 def encode_requests(requests: Requests, codec: Codec) -> list[bytes]:
@@ -107,7 +112,8 @@ def encode_replies(replies: Replies, codec: Codec) -> list[bytes]:
         _check_counts(n, COUNT_CAP, name)
     _check_floats(replies)
     rows = row_counts > 0
-    head = REPLY | codec.flags | _DENIED * replies.denied.astype(np.uint8) | _ROWS * rows.astype(np.uint8)
+    kind = REPLY if replies.price is None else PRICED
+    head = kind | codec.flags | _DENIED * replies.denied.astype(np.uint8) | _ROWS * rows.astype(np.uint8)
     names = np.stack([replies.device, replies.step, counts], axis=1).astype(np.int64)
     sizes = np.stack([row_counts[rows], np.full(rows.sum(), replies.rows.shape[2])], axis=1)
     kept = np.arange(replies.row_ids.shape[1]) < row_counts[:, None]
@@ -122,13 +128,21 @@ def encode_replies(replies: Replies, codec: Codec) -> list[bytes]:
             write_ids(replies.row_ids, row_counts, codec),
             fixed_segment(replies.row_scale[kept].astype("<f4"), row_counts),
             fixed_segment(replies.rows[kept].reshape(-1), row_counts * replies.rows.shape[2]),
+            *([] if replies.price is None else [fixed_segment(replies.price.astype("<f4"), np.ones_like(counts))]),
         ],
     )
 
 
+def repriced(bodies: Sequence[bytes], price: NDArray[np.float32]) -> list[bytes]:
+    """The same priced replies with other prices [B]: a list that was made ready leaves with the price of the moment."""
+    made = zip(bodies, price.astype("<f4"), strict=True)
+    return [seal(body[:-8] + one.tobytes()) for body, one in made]
+
+
 def decode_replies(bodies: Sequence[bytes]) -> Replies:
-    """Replies padded to the longest list of the batch; WireError for anything else than whole replies."""
-    reader = open_frames(bodies, REPLY)
+    """Replies padded to the longest list of the batch; WireError for anything else than whole replies of one kind."""
+    priced = bool(bodies) and len(bodies[0]) > 1 and bodies[0][1] & KIND == PRICED
+    reader = open_frames(bodies, PRICED if priced else REPLY)
     three = np.full(len(bodies), 3, np.int64)
     device, step, counts = reader.varints(three, "device, step, count").reshape(-1, 3).T
     reader.check_count(counts, "items")
@@ -143,15 +157,19 @@ def decode_replies(bodies: Sequence[bytes]) -> Replies:
     scale = _pad(read_finite(reader, row_counts, "row_scale"), row_counts)
     cells = row_counts * dim
     rows = _pad(reader.fixed(cells, np.int8, "rows").reshape(int(row_counts.sum()), dim), row_counts)
+    price = read_finite(reader, np.ones(len(bodies), np.int64), "price") if priced else None
     reader.close()
-    return Replies(device.copy(), step.copy(), items, scores, row_ids, rows, scale, denied, retry)
+    return Replies(device.copy(), step.copy(), items, scores, row_ids, rows, scale, denied, retry, price)
 
 
 def _check_rows(batch: Requests | Replies) -> None:
-    for field in fields(batch):
-        found, size = len(getattr(batch, field.name)), batch.device.size
+    columns = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    for name, values in columns.items():
+        if values is None:
+            continue
+        found, size = len(values), batch.device.size
         if found != size:
-            raise WireError(f"encoding {field.name}: expected {size} rows as in `device`, found {found}; give one each")
+            raise WireError(f"encoding {name}: expected {size} rows as in `device`, found {found}; give one each")
 
 
 def _check_ids(ids: NDArray[np.int32], present: NDArray[np.bool_], field: str) -> None:
@@ -177,6 +195,7 @@ def _check_floats(replies: Replies) -> None:
         ("scores", replies.scores[listed]),
         ("row_scale", replies.row_scale),
         ("retry_after", replies.retry_after),
+        ("price", np.zeros(0) if replies.price is None else replies.price),
     ):
         if not np.isfinite(values).all():
             raise WireError(f"encoding {name}: expected finite numbers, found {values[~np.isfinite(values)][0]}")

@@ -35,3 +35,21 @@ class HasItemTable(Protocol):
     """A model whose parameter named `item_table` has one row per item id (row 0 = padding), so rows can be streamed."""
 
     item_table: str
+
+
+@runtime_checkable
+class RanksCatalogue(Protocol):
+    """A model that scores all items at once, faster than candidate by candidate."""
+
+    def catalogue(self, params: Parameters, history: Items) -> Scores:
+        """[B, n + 1] float32 after `history` [B, L], equal to `score` up to rounding; column 0 is ignored."""
+        ...
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """A model that shows what it made of a history; some request policies look at it."""
+
+    def state(self, params: Parameters, history: Items) -> Scores:
+        """[B, d] float32 after `history` [B, L]."""
+        ...

@@ -4,7 +4,7 @@ The price is one number for a whole fleet. It is given, or found on validation s
 `simulation.calibration`). So every policy, also a random one, is compared at the same request ratio.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -33,20 +33,59 @@ class View:
     pool_age: NDArray[np.int64]  # [B] interactions since the history the pool was made from
     since_request: NDArray[np.int64]  # [B] interactions since the last request (or the start)
     history: Items  # [B, L] the interaction just observed included
+    asked_history: Items  # [B, L] as it was at the last request (or the start)
     candidates: Items  # [B, C] the pool; 0 = empty slot
-    cloud_scores: Scores  # [B, C] as the cloud sent them
+    cloud_scores: Scores  # [B, C] the cloud's, standardised over the list that they came with
+    age: NDArray[np.int64]  # [B, C] interactions since the history that each candidate's list was made from
+    empty: NDArray[np.int64]  # [B] places of the newest list that the cloud left empty (invalid generations)
     taken: NDArray[np.int64]  # [B] rank in the shown list of what the user took; 0 = it was not in the pool
-    score: Callable[[], Scores] = field(repr=False)
+    misses: NDArray[np.int64]  # [B] items taken since the newest list came that were not in the pool
+    hit_rate: NDArray[np.float64]  # [B] running share of taken items that were in the pool, newest weigh most
+    idle_s: NDArray[np.float64]  # [B] seconds since the interaction before
+    reply_age_s: NDArray[np.float64]  # [B] seconds since the newest list came
+    tier: NDArray[np.int64]  # [B]
+    look: "Look" = field(repr=False)
 
     @cached_property
     def device_scores(self) -> Scores:
         """[B, C] the reranker's scores with the newest history."""
-        return self.score()
+        return self.look.scores()
+
+    @cached_property
+    def own(self) -> Items:
+        """[B, K] the device's own best of its resident items, best first; [B, 0] if it looks for none."""
+        return self.look.own()
+
+    @cached_property
+    def state(self) -> Scores:
+        """[B, d] the reranker's state after the newest history; ContractError when the model shows none."""
+        return self.look.state(self.history, self.step)
+
+    @cached_property
+    def asked_state(self) -> Scores:
+        """[B, d] the state after `asked_history`."""
+        return self.look.state(self.asked_history, self.step - self.since_request)
 
     @property
     def valid(self) -> NDArray[np.bool_]:
         """[B, C] True where a slot holds a candidate."""
         return np.not_equal(self.candidates, 0)
+
+
+class Look(Protocol):
+    """What a view computes only when a policy looks at it; rows are the view's devices."""
+
+    def scores(self) -> Scores:
+        """[B, C] device scores of the candidates."""
+        ...
+
+    def own(self) -> Items:
+        """[B, K] best resident items that the user has not taken."""
+        ...
+
+    def state(self, history: Items, step: NDArray[np.int64]) -> Scores:
+        """[B, d] the reranker's state after `history` [B, L], which is that of `step` [B]."""
+        ...
 
 
 @runtime_checkable
@@ -58,6 +97,36 @@ class RequestPolicy(Protocol):
 
         `draws` holds one row of random numbers per device and step. Devices that wait for a reply are not asked.
         """
+        ...
+
+
+Learned = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What a policy may learn from: validation steps and what a request would have changed at each (counterfactual).
+
+    The log tells what the user took next whatever the device held, so both branches can be scored: `kept` goes on with
+    the pool as it is, `fresh` with the pool as a request now (answered at once) would leave it; neither asks again.
+    """
+
+    views: Sequence[View]  # one per wave; B_i rows each
+    kept: NDArray[np.float32]  # [sum B_i, H] NDCG@10 at the 1st .. H-th step from now; NaN after the last step
+    fresh: NDArray[np.float32]  # [sum B_i, H]
+    shown: NDArray[np.float32]  # [sum B_i, H] of `kept` without reranking: the cloud's order alone
+
+
+@runtime_checkable
+class LearnedPolicy(Protocol):
+    """A policy that learns on validation steps before it decides on test steps."""
+
+    def fit(self, experience: Experience, rng: np.random.Generator) -> Learned:
+        """Parameters by name, float32; they travel to the device with the installation and are counted."""
+        ...
+
+    def taught(self, learned: Learned) -> RequestPolicy:
+        """The policy with these parameters."""
         ...
 
 

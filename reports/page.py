@@ -1,12 +1,7 @@
 """report.html: one self-contained page that opens from disk and asks the network for nothing."""
 
-import base64
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +10,7 @@ from markupsafe import Markup
 
 from device.errors import RunError
 from reports import figures, tables
+from reports.html import asset, content_policy, data_uri, write_whole
 from reports.palette import COLOURS
 from reports.tables import Column, Line
 from simulation.runs import SUMMARY, Run
@@ -39,31 +35,16 @@ _GLOSSARY = {
 
 def write_page(runs: Sequence[Run], target: Path) -> Path:
     """Writes the page of one or several runs to `target`, whole or not at all; RunError when it cannot."""
-    html = render(runs)
-    scratch = ""
-    try:
-        handle, scratch = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(html)
-        Path(scratch).chmod(0o644)
-        Path(scratch).replace(target)
-    except OSError as error:
-        if scratch:
-            Path(scratch).unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise RunError(
-            f"{target}: the page could not be written ({reason}); free space or name another file"
-        ) from error
-    return target
+    return write_whole(target, render(runs))
 
 
 def render(runs: Sequence[Run]) -> str:
     """The page as HTML text; RunError for no run or for runs without a common measure."""
     measure, lines = tables.headline(runs), tables.lines(runs)
-    css, script = (_asset(name) for name in ("page.css", "page.js"))
+    css, script = (asset(name) for name in ("page.css", "page.js"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     content = {
-        "csp": _policy(css, script),
+        "csp": content_policy(css, script),
         "css": Markup(css),
         "script": Markup(script),
         "title": ", ".join(_title(run) for run in runs),
@@ -74,23 +55,10 @@ def render(runs: Sequence[Run]) -> str:
         "runs": [_about(run, tables.letter(i) if len(runs) > 1 else "") for i, run in enumerate(runs)],
     }
     try:
-        return environment.from_string(_asset("page.jinja")).render(content)
+        return environment.from_string(asset("page.jinja")).render(content)
     except UndefinedError as error:
         names = ", ".join(str(run.path / SUMMARY) for run in runs)
         raise RunError(f"{names}: {error} in examples or leakage; see simulation.summary.summarise for keys") from error
-
-
-def _policy(css: str, script: str) -> str:
-    """Content-Security-Policy: nothing from anywhere but this style, this script and embedded pictures."""
-    style, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script))
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{code}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _asset(name: str) -> str:
-    return files("reports").joinpath(name).read_text(encoding="utf-8")
 
 
 def _title(run: Run) -> str:
@@ -140,7 +108,7 @@ def _figures(lines: Sequence[Line], measure: str) -> list[dict[str, str]]:
             "Left: traffic of the replay. Right: what every device received once before it.",
         ),
     ]
-    return [{"src": _data(svg), "title": title, "note": note} for svg, title, note in drawn]
+    return [{"src": data_uri(svg), "title": title, "note": note} for svg, title, note in drawn]
 
 
 def _difference_figure(lines: Sequence[Line], measure: str) -> tuple[str, str, str]:
@@ -150,10 +118,6 @@ def _difference_figure(lines: Sequence[Line], measure: str) -> tuple[str, str, s
         "Each user is compared with itself. A bar that does not touch the line differs at the 5 % level, before "
         "correction for several policies.",
     )
-
-
-def _data(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def _table(runs: Sequence[Run], lines: Sequence[Line]) -> dict[str, Any]:

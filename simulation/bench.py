@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from device.fleet import SCORING_BATCH
+from device.scoring import SCORING_BATCH
 from simulation.config import check
 from simulation.config_tables import ExperimentConfig
 from simulation.experiment import Job

@@ -10,7 +10,7 @@ from typing import Any
 PACKAGES = {
     "device model": ("device.models",),
     "generator": ("cloud.generators",),
-    "policy": ("device.policy",),
+    "policy": ("device.policy", "device.policies"),
     "link": ("simulation.network", "simulation.traces"),
 }
 METHODS = {
@@ -74,9 +74,10 @@ def offers(kind: str, member: type, module: ModuleType) -> bool:
         return False
     if not any(callable(getattr(member, method, None)) for method in METHODS[kind]):
         return False
-    return kind not in ("device model", "generator") or bool(
-        {"n_items", "path"} & set(inspect.signature(member).parameters)
-    )
+    options = set(inspect.signature(member).parameters)
+    if "inner" in options:  # wraps another: no table can name it
+        return False
+    return kind not in ("device model", "generator") or bool({"n_items", "path"} & options)
 
 
 def modules(package: ModuleType) -> list[ModuleType]:

@@ -111,6 +111,40 @@ def run(
 
 
 @app.command()
+def sweep(
+    config: ConfigPath,
+    set_: Overrides = None,
+    seeds: Annotated[str | None, typer.Option(help="Instead of the seeds of the file, e.g. 1,2,3.")] = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Every policy at every wanted request ratio, for several seeds, with the exact bounds: the trade-off page.
+
+    CONFIG: a TOML file, see configs/tradeoff-ml-1m.toml and docs/configuration.md. What is finished is kept: an
+    interrupted sweep goes on where it was.
+    """
+    from reports.tradeoff_figures import markdown_table
+    from reports.tradeoff_page import write_tradeoff_page
+    from reports.tradeoff_points import load
+    from simulation.sweep import Sweep
+    from simulation.sweep_folder import Sweep as Folder
+    from simulation.sweep_plan import plans
+
+    extra = [f"sweep.seeds=[{seeds}]"] if seeds else []
+    command, made = "tandemrec " + " ".join(sys.argv[1:]), []
+    for plan in plans(config, [*(set_ or []), *extra]):
+        with progress_bar("policies and bounds") as (say, advance):
+            made.append(Sweep(plan, runs, say=say, progress=advance, command=command).run())
+            page = write_tradeoff_page(made[-1])
+        if not as_json:
+            done = Folder.open(made[-1])
+            print(markdown_table(load(done), done.measures[0]))
+            Console().print(f"sweep   {made[-1]}\npage    {page}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({"folders": [str(one) for one in made], "summaries": [Folder.open(one).summary for one in made]})
+
+
+@app.command()
 def evaluate(config: ConfigPath, set_: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Rank the whole catalogue with single models: the reference table (leave-one-out, with and without seen items).
 
@@ -129,6 +163,25 @@ def evaluate(config: ConfigPath, set_: Overrides = None, runs: Runs = Path("runs
         Console().print(f"files   {folder}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def lag(config: ConfigPath, set_: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """What a late cloud costs: LSC4Rec's trainings and fusion rules, its lists 0 to 8 items old; writes NAME-lag.
+
+    CONFIG: the file of an experiment, see configs/lag-beauty.toml.
+    """
+    from simulation.config import load_config
+    from simulation.lag_report import lag_report
+
+    experiment = load_config(config, set_ or [])
+    with progress_bar() as (say, _):
+        folder = lag_report(experiment, runs, say, command="tandemrec " + " ".join(sys.argv[1:]))
+    if as_json:
+        print_json(json.loads((folder / "results.json").read_text()) | {"folder": str(folder)})
+    else:
+        print((folder / "results.md").read_text())
+        Console().print(f"files   {folder}", highlight=False, soft_wrap=True)
+
+
 RunPaths = Annotated[list[Path], typer.Argument()]
 
 
@@ -136,19 +189,27 @@ RunPaths = Annotated[list[Path], typer.Argument()]
 def compare(
     runs: RunPaths,
     measure: Annotated[str, typer.Option(help="Which measure.")] = "ndcg@10",
+    policies: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="The first minus the second; of two runs, that of the second run.", show_default=False),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="All others minus this policy of the first run or of the sweep.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Paired differences between the policies of runs, per user, with intervals and Holm's correction.
+    """Paired differences between policies, per user, with intervals and Holm's correction.
 
-    RUNS: run folders; the policies of the first are what the others' are compared with.
+    RUNS: run folders; the policies of the first are what the others' are compared with. Or one sweep folder: its
+    policies at equal request ratios.
     """
     from dataclasses import asdict
 
     from reports.comparison import comparison_table
-    from reports.stats import compare as compare_runs
-    from simulation.runs import Run
+    from reports.stats import compare_folders
 
-    comparisons = compare_runs([Run.open(path) for path in runs], measure)
+    comparisons = compare_folders(runs, measure, pair=policies, against=against)
     if as_json:
         print_json({"measure": measure, "comparisons": [asdict(one) for one in comparisons]})
     else:

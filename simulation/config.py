@@ -12,7 +12,7 @@ import pydantic
 from pydantic import BaseModel
 
 from device.errors import ConfigError
-from simulation.config_tables import DeviceTable, ExperimentConfig, SplitTable, SyntheticTable
+from simulation.config_tables import CollaborationTable, DeviceTable, ExperimentConfig, SplitTable, SyntheticTable
 from simulation.metrics import parse
 
 
@@ -138,6 +138,10 @@ def contradictions(config: ExperimentConfig) -> Iterator[str]:
         yield f"two policies are called {label!r}; give one a name"
     if config.baseline is not None and config.baseline not in labels:
         yield f"baseline = {config.baseline!r} is none of the policies {', '.join(map(repr, labels))}"
+    yield from pools(config)
+    yield from coordination(config)
+    yield from sweeps(config)
+    yield from lessons(config.device.collaboration)
     names = [tier.name for tier in config.device.tiers]
     for name in {name for name in names if names.count(name) > 1}:
         yield f"two tiers are called {name!r}; rename one"
@@ -156,6 +160,71 @@ def contradictions(config: ExperimentConfig) -> Iterator[str]:
             f"[device] cache_rows = {config.device.cache_rows}: streamed rows need room for one pool and one history, "
             f"{wanted} rows"
         )
+
+
+def pools(config: ExperimentConfig) -> Iterator[str]:
+    """What the policies say about pools that cannot be."""
+    for policy in config.all_policies:
+        listed, where = policy.listed(config.cloud.pool), f"policy {policy.label!r}:"
+        if policy.update == "replace" and (policy.delta or policy.slots):
+            yield f'{where} delta and slots belong to update = "merge"; a replaced pool holds one list'
+        if policy.held(config.cloud.pool) < listed:
+            yield f"{where} slots = {policy.slots} do not hold one list of {listed}; raise slots or lower length"
+        if config.device.items == "streamed" and (policy.update == "merge" or policy.own):
+            yield f'{where} update = "merge" and own need items = "resident": streamed rows of old lists are not kept'
+
+
+def coordination(config: ExperimentConfig) -> Iterator[str]:
+    """What servers and budgets could not do, or would not look at."""
+    budget = config.cloud.budget
+    if config.simulation.window_s and config.cloud.servers is None and budget is None:
+        yield "[simulation] window_s has an effect under [cloud.servers] or [cloud.budget] only; take it out"
+    if budget is None:
+        return
+    amounts = (budget.requests_per_step, budget.bytes_per_hour, budget.cloud_seconds_per_hour)
+    names = {tier.name for tier in config.device.tiers} or {"phone"}
+    for given in amounts:
+        if isinstance(given, dict) and given.keys() != names:
+            yield f"[cloud.budget] names tiers {', '.join(sorted(given))}; give each of {', '.join(sorted(names))}"
+        values = given.values() if isinstance(given, dict) else [] if given is None else [given]
+        if not all(0 < value < float("inf") for value in values):
+            yield f"[cloud.budget] {given}: expected amounts above 0"
+    if sum(given is not None for given in amounts) != 1:
+        yield "[cloud.budget] needs exactly one of requests_per_step, bytes_per_hour, cloud_seconds_per_hour"
+    for policy in config.all_policies:
+        if policy.price or policy.request_ratio is not None:
+            yield f"policy {policy.label!r}: price and request_ratio have no effect under [cloud.budget]; take them out"
+
+
+def lessons(table: CollaborationTable) -> Iterator[str]:
+    """What cooperative training could not do, or would not look at."""
+    usual = CollaborationTable()
+    if table.lists == "found":
+        if (table.width, table.augment, table.faithful) != (usual.width, usual.augment, usual.faithful):
+            yield '[device.collaboration] width, augment and faithful belong to lists = "released"; take them out'
+    elif table.beams >= table.width:
+        yield (
+            f"[device.collaboration] width = {table.width} has no room for the target and beams = {table.beams}; "
+            "raise width or lower beams"
+        )
+
+
+def sweeps(config: ExperimentConfig) -> Iterator[str]:
+    """What a sweep could not make sense of."""
+    for policy in config.all_policies:
+        if policy.price and policy.request_ratio is not None:
+            yield f"policy {policy.label!r}: price = {policy.price} has no effect beside request_ratio; take one out"
+        if policy.family == "floor" and policy.swept:
+            yield f'policy {policy.label!r}: family = "floor" is for policies without a budget; give it a price'
+    for key in ("request_ratios", "seeds"):
+        values = getattr(config.sweep, key)
+        if len(set(values)) < len(values):
+            yield f"[sweep] {key} = {list(values)}: a value occurs twice; take one out"
+    for key, values in config.sweep.vary.items():
+        if not isinstance(values, list | tuple) or not values:
+            yield f'[sweep.vary] {key}: expected a list of values under a quoted key, e.g. "cloud.pool" = [20, 50]'
+        if key.partition(".")[0] in ("name", "seed", "sweep", "policies"):
+            yield f"[sweep.vary] {key}: cannot be varied; seeds and policies have keys of their own"
 
 
 def ignored(config: ExperimentConfig) -> Iterator[str]:

@@ -12,12 +12,11 @@ from cloud.generator import as_generator, check_lists
 from cloud.sequences import Sequences
 from device.check import Finding, check_device_model
 from device.errors import ConfigError, ContractError, TandemError
-from device.policy import RequestPolicy, View
 from device.seeds import draws, rng
 from simulation.build import build, hint, imported
 from simulation.config import apply
-
-N_ITEMS, LENGTH, CANDIDATES, ROWS = 50, 10, 8, 16
+from simulation.made_up import CANDIDATES, LENGTH, N_ITEMS, ROWS
+from simulation.policy_conformance import finding, policy
 
 
 def conformance(kind: str, path: str, options: Sequence[str]) -> list[Finding]:
@@ -58,67 +57,6 @@ def device_model(made: Any) -> list[Finding]:
     return list(check_device_model(made, n_items=N_ITEMS, length=LENGTH, candidates=CANDIDATES).findings)
 
 
-def view(rows: int = ROWS) -> View:
-    """A view of made-up devices."""
-    numbers = rng(0, "conformance")
-    pool = np.stack([numbers.permutation(N_ITEMS)[:CANDIDATES] + 1 for _ in range(rows)]).astype(np.int32)
-    pool[0, -1] = 0
-    scores = numbers.normal(size=(rows, CANDIDATES)).astype(np.float32)
-    count = np.arange(rows)
-    return View(
-        device=count,
-        step=count + 1,
-        at=count.astype(np.float64),
-        pool_age=count % 5 + 1,
-        since_request=count % 3 + 1,
-        history=numbers.integers(1, N_ITEMS + 1, (rows, LENGTH)).astype(np.int32),
-        candidates=pool,
-        cloud_scores=-np.sort(-scores, axis=1),
-        taken=count % (CANDIDATES + 1),
-        score=lambda: scores,
-    )
-
-
-def rows_of(whole: View, rows: slice) -> View:
-    """A view of some of its devices."""
-    arrays = {n: getattr(whole, n)[rows] for n in View.__dataclass_fields__ if n != "score"}
-    return View(**arrays, score=lambda: whole.score()[rows])
-
-
-def policy(made: Any) -> list[Finding]:
-    """Shape, numbers, repeatability and independence of the other devices."""
-    if not isinstance(made, RequestPolicy):
-        return [Finding("method", False, "has no urgency(view, draws); add it, returning one number per device")]
-    whole = view()
-    streams = draws(0, "policy", whole.device, whole.step)
-    try:
-        first, again = (np.asarray(made.urgency(whole, streams), np.float64) for _ in range(2))
-        halves = [
-            np.asarray(made.urgency(rows_of(whole, part), streams[part]), np.float64)
-            for part in (slice(0, 5), slice(5, ROWS))
-        ]
-    except Exception as error:
-        return [Finding("runs", False, f"urgency raised {type(error).__name__}: {error}")]
-    if first.shape != (ROWS,):
-        return [Finding("shape", False, f"urgency returned {first.shape} for {ROWS} devices; return one number each")]
-    return [
-        Finding("shape", True, "one number per device"),
-        finding("numbers", not np.isnan(first).any(), "no NaN", "urgency is NaN; guard divisions and logarithms"),
-        finding(
-            "repeatable",
-            np.array_equal(first, again),
-            "the same view gives the same urgency",
-            "two calls differ; take random numbers from `draws`, keep no state in the policy",
-        ),
-        finding(
-            "independent",
-            np.array_equal(first, np.concatenate(halves)),
-            "a device's urgency does not depend on the other devices",
-            "urgency depends on which devices share a call; use no statistic over the rows of a view",
-        ),
-    ]
-
-
 def generator(made: Any) -> list[Finding]:
     """Shapes, numbers, ids, order, repeatability and costs of the lists."""
     numbers = rng(0, "conformance")
@@ -157,8 +95,3 @@ def generator(made: Any) -> list[Finding]:
         ),
         finding("cost", costs, "says what a list costs", "neither flops nor seconds; say what a list costs"),
     ]
-
-
-def finding(name: str, ok: bool | np.bool_, good: str, bad: str) -> Finding:
-    """One finding with the message that fits."""
-    return Finding(name, bool(ok), good if ok else bad)

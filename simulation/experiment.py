@@ -5,21 +5,27 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from cloud.coordinator import Tariff
 from cloud.gateway import Delivery, Gateway
 from cloud.ledger import Ledger
+from simulation.choosing import choose
 from simulation.config_tables import ExperimentConfig, PolicyTable
 from simulation.environment import environment
+from simulation.fairness import Allowance, activity
 from simulation.handout import write_handout
+from simulation.in_time import live
 from simulation.metrics import parse
-from simulation.prepare import Chosen, Prepared, choose, prepare
-from simulation.replay import Columns, Wave, replay
+from simulation.objects import tiers
+from simulation.prepare import Chosen, Prepared, prepare, serving
+from simulation.pricing import budget_of, groups
+from simulation.replay import Columns, Wave
 from simulation.runs import decision_hash, folder_name, per_user_metrics, summarise, write_run
 from simulation.toml import to_toml
 
@@ -83,7 +89,7 @@ def run(job: Job, connect: Connect) -> Path:
     steps, ledgers = [], []
     for policy in job.config.all_policies:
         exchange = connect(handout, policy.label, len(prepared.timeline.devices))
-        columns, ledger = finished(work, policy) or replay_policy(prepared, policy, exchange, job)
+        columns, ledger = finished(work, policy) or replay_policy(prepared, (policy, chosen), exchange, job)
         keep(work, policy, columns, ledger)
         steps.append(labelled(policy, columns))
         ledgers.append(labelled(policy, ledger))
@@ -94,17 +100,41 @@ def run(job: Job, connect: Connect) -> Path:
 
 
 def replay_policy(
-    prepared: Prepared, policy: PolicyTable, exchange: Callable[[int, Delivery], Iterator[Wave]], job: Job
+    prepared: Prepared,
+    what: tuple[PolicyTable, Mapping[str, Chosen]],
+    exchange: Callable[[int, Delivery], Iterator[Wave]],
+    job: Job,
 ) -> tuple[Columns, Columns]:
     """(steps, ledger) of one policy over the test steps of all devices."""
+    policy, chosen = what
     ledger, timeline = Ledger(), prepared.timeline
-    gateway = Gateway(prepared.service, timeline.histories, ledger)
-    first = gateway.install(prepared.model_bytes, timeline.at[:, 0])
-    waves = []
-    for wave in replay(exchange, gateway, first, timeline.steps):
-        waves.append(wave)
-        job.progress(policy.label, len(waves), timeline.steps)
-    return together(waves), ledger.columns()
+    service = replace(
+        serving(prepared.service, policy, job.config.cloud.pool), tariff=tariff(job.config, chosen[policy.label])
+    )
+    gateway = Gateway(service, timeline.histories, ledger)
+    extra = chosen[policy.label].learned_bytes
+    first = gateway.install([nbytes + extra for nbytes in prepared.model_bytes], timeline.at[:, 0])
+    steps = live(exchange, gateway, first, timeline, lambda done, whole: job.progress(policy.label, done, whole))
+    return steps, ledger.columns()
+
+
+def tariff(config: ExperimentConfig, chosen: Chosen) -> Tariff | None:
+    """What the coordinator starts from, under a budget."""
+    table = config.cloud.budget
+    if table is None or chosen.pricing is None:
+        return None
+    return chosen.pricing.tariff(budget_of(table, [tier.name for tier in tiers(config)]), table.horizon)
+
+
+def allowance(prepared: Prepared) -> Allowance | None:
+    """The budget and whose it is, for the summary."""
+    config = prepared.config
+    if config.cloud.budget is None:
+        return None
+    names = tuple(tier.name for tier in tiers(config))
+    budget = budget_of(config.cloud.budget, names)
+    purses = names if len(budget.rate) > 1 else ("all",)
+    return Allowance(budget, config.cloud.budget.horizon, purses, groups(budget, prepared.timeline.tier))
 
 
 def write(
@@ -116,11 +146,19 @@ def write(
     names = prepared.split.data.users
     users = {device: str(names[user]) for device, user in enumerate(prepared.users)}
     per_user = per_user_metrics(steps, ledger, users, measures)
-    summary = summarise(steps, ledger, per_user, measures, baseline=job.config.baseline) | {
+    tier_names = np.array([tier.name for tier in tiers(job.config)], object)
+    history = prepared.split.valid_end[prepared.users] - prepared.split.data.offsets[prepared.users]
+    summary = summarise(
+        steps,
+        ledger,
+        per_user,
+        measures,
+        baseline=job.config.baseline,
+        groups={"tier": tier_names[prepared.timeline.tier], "activity": activity(history)},
+        allowance=allowance(prepared),
+    ) | {
         "command": job.command,
-        "chosen": {
-            label: {"price": c.price, "alpha": c.alpha, "normalise": c.normalise} for label, c in chosen.items()
-        },
+        "chosen": {label: {"price": c.price, "fusion": asdict(c.fusion)} for label, c in chosen.items()},
         "decision_hash": decision_hash(steps, ledger),
         "data": dict(prepared.audit) | {"name": prepared.split.data.name, "hash": prepared.split.data.content_hash()},
         "protocol": protocol(job.config),
@@ -202,13 +240,22 @@ def protocol(config: ExperimentConfig) -> dict[str, str]:
         else "no item is left out"
     )
     return {
-        "costs": "latency is the network's and an unloaded cloud's; ranking on the device and queueing take no time; "
+        "costs": f"latency is the network's and {cloud_said(config)}; ranking on the device takes no time; "
         "the first list comes with the installation",
         "split": cut,
         "candidates": f"pools of {config.cloud.pool} from the whole catalogue; a target outside the pool counts 0",
         "seen-filter": seen,
         "ties": "equal scores count by their expected value",
     }
+
+
+def cloud_said(config: ExperimentConfig) -> str:
+    """Whose latency the cloud's is."""
+    if config.cloud.servers is None:
+        return "an unloaded cloud's"
+    window = config.simulation.window_s
+    exact = "in exact order of time" if window == 0 else f"in order of arrival, waves of {window:g} s"
+    return f"that of {config.cloud.servers.count} servers with one line, {exact}"
 
 
 def leakage(audit: Mapping[str, Any]) -> list[dict[str, Any]]:

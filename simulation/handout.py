@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from device.errors import RunError
@@ -31,14 +32,15 @@ class Handout:
     timeline: Timeline
     installed: tuple[Installed, ...]
     chosen: dict[str, Chosen]
+    popular: NDArray[np.int32]  # [n] items, most popular first
 
     def shard(self, policy: str, part: int, parts: int) -> Shard:
         """The shard of client `part` of `parts` under the policy called `policy`; blocks of devices in order."""
         table = next(p for p in self.config.all_policies if p.label == policy)
         return Shard(
-            setups(self.config, self.installed, table, self.chosen[policy]),
+            setups(self.config, self.installed, table, self.chosen[policy], self.popular),
             self.timeline.rows(np.arange(*bounds(len(self.timeline.devices), part, parts))),
-            pool=self.config.cloud.pool,
+            slots=table.held(self.config.cloud.pool),
             history=self.config.device.history,
             codec=Codec(self.config.network.ids, self.config.network.scores),
             shown=self.config.device.slate,
@@ -52,7 +54,8 @@ def bounds(devices: int, part: int, parts: int) -> tuple[int, int]:
 
 def write_handout(prepared: Prepared, chosen: dict[str, Chosen]) -> Path:
     """Write a folder root/handout/<hash of all in it>, complete or absent; one that is there holds the same."""
-    choices = hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()[:8]
+    plain = {label: one.to_json() for label, one in chosen.items()}
+    choices = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
     folder = prepared.root / "handout" / f"{fingerprint(prepared)}-{choices}"
     if (folder / "about.json").exists():
         return folder
@@ -62,13 +65,14 @@ def write_handout(prepared: Prepared, chosen: dict[str, Chosen]) -> Path:
         timeline = prepared.timeline
         arrays = {name: np.ascontiguousarray(getattr(timeline, name)) for name in Timeline.__slots__}
         save_file(arrays, scratch / "timeline.safetensors")
+        save_file({"popular": prepared.popular}, scratch / "popular.safetensors")
         for number, tier in enumerate(prepared.installed):
             save_file({k: np.ascontiguousarray(v) for k, v in tier.params.items()}, scratch / f"{number}.safetensors")
             if CONTENT in tier.params:
                 (scratch / f"{number}.onnx").write_bytes(tier.params[CONTENT].tobytes())
         about = {
             "config": prepared.config.model_dump(mode="json", by_alias=True),
-            "chosen": {label: asdict(one) for label, one in chosen.items()},
+            "chosen": plain,
             "n_items": prepared.split.data.n_items,
         }
         (scratch / "about.json").write_text(json.dumps(about))
@@ -97,5 +101,6 @@ def read_handout(folder: str) -> Handout:
             model = as_device_model(build(plugin.class_, plugin.options, "[device.model]", **sizes))
         installed.append(Installed(model, params, 0, None))
     timeline = Timeline(**load_file(path / "timeline.safetensors"))
-    chosen = {label: Chosen(**values) for label, values in about["chosen"].items()}
-    return Handout(config, timeline, tuple(installed), chosen)
+    chosen = {label: Chosen.from_json(values) for label, values in about["chosen"].items()}
+    popular = load_file(path / "popular.safetensors")["popular"]
+    return Handout(config, timeline, tuple(installed), chosen, popular)

@@ -9,7 +9,7 @@ from simulation.build import imported
 from simulation.config import check
 from simulation.config_tables import ExperimentConfig
 from simulation.experiment import Job
-from simulation.objects import Shelf, tiers
+from simulation.objects import Shelf, tiers, trained_reranker
 from simulation.prepare import prepare
 from simulation.runs import Run
 
@@ -75,7 +75,7 @@ def export_tier(run_folder: Path, tier_name: str, out: Path, runs: Path) -> Expo
     learns = isinstance(made, type) and issubclass(made, nn.Module)
     if learns and not (folder / "finished.json").exists():
         raise RunError(f"{folder}: no finished training of this run's reranker; name the run's folder with --runs")
-    module, _ = shelf.trained(plugin, config.device.training.options(), "[device.model]")
+    module = trained_reranker(config, shelf, known[tier_name])
     if not isinstance(module, nn.Module):
         raise ConfigError(f"[device.model] {plugin.class_} is no torch module, so there is nothing to export")
     out.mkdir(parents=True, exist_ok=True)

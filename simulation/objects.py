@@ -6,7 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import cloud.sequences
 import cloud.training
 from cloud.gateway import Carrier
 from cloud.generator import CandidateGenerator, as_generator, sized
+from cloud.generators.digits import DigitWriter
 from cloud.item_rows import Rows
 from cloud.options import Training
 from cloud.sequences import HeldOut, Sequences
@@ -26,10 +27,11 @@ from device.errors import ConfigError, ContractError
 from device.messages import encode_patch
 from device.model import DeviceModel, Parameters
 from device.models.torch_model import as_device_model
-from device.policy import RequestPolicy
+from device.policy import Learned, LearnedPolicy, RequestPolicy
 from device.seeds import draws, rng
 from simulation import network
 from simulation.build import build, imported
+from simulation.collaboration import STAGES, Course
 from simulation.config_tables import DataTable, ExperimentConfig, NetworkTable, Plugin, PolicyTable, TierTable
 from simulation.data.clock import Clock
 from simulation.data.dataset import Dataset, Split, windows
@@ -172,9 +174,11 @@ def code_of(path: str) -> str:
 
 
 def make_generator(config: ExperimentConfig, shelf: Shelf) -> CandidateGenerator:
-    """The trained candidate generator."""
+    """The trained candidate generator, with the errors it is asked to make."""
+    n, errors = shelf.split.data.n_items, config.cloud.generator_errors
     made, _ = shelf.trained(config.cloud.generator, config.cloud.training.options(), "[cloud.generator]")
-    return as_generator(made, n_items=shelf.split.data.n_items, length=shelf.length, hide_seen=config.cloud.hide_seen)
+    generator = as_generator(made, n_items=n, length=shelf.length, hide_seen=config.cloud.hide_seen)
+    return generator if errors is None else DigitWriter(generator, n, **errors.model_dump())
 
 
 def tiers(config: ExperimentConfig) -> tuple[TierTable, ...]:
@@ -199,6 +203,36 @@ class Installed:
     rows: Rows | None  # streamed item embeddings
 
 
+def trained_reranker(config: ExperimentConfig, shelf: Shelf, tier: TierTable) -> Any:
+    """A tier's reranker after its own training and the collaborative one that [device.collaboration] asks for."""
+    plugin, training = tier.model or config.device.model, config.device.training.options()
+    made, _ = shelf.trained(plugin, training, f"[device.model] of tier {tier.name!r}")
+    stages = STAGES[config.device.collaboration.training]
+    course(config, shelf).go_on(made, shelf.folder(plugin, training).name, stages)
+    return made
+
+
+def course(config: ExperimentConfig, shelf: Shelf) -> Course:
+    """What rerankers learn from in company: the training part, validation and test left out."""
+    learn, held_out = training_data(shelf.split, shelf.length, refit=shelf.refit)
+    cloud_shelf, errors = replace(shelf, length=config.cloud.history), config.cloud.generator_errors
+    name = cloud_shelf.folder(config.cloud.generator, config.cloud.training.options()).name
+    return Course(
+        config.device.collaboration,
+        generator=lambda: make_generator(config, cloud_shelf),
+        generator_name=name if errors is None else f"{name} {errors}",
+        learn=learn,
+        newest=learn,
+        held_out=held_out,
+        n_items=shelf.split.data.n_items,
+        history=config.cloud.history,
+        pool=config.cloud.pool,
+        seed=shelf.seed,
+        root=shelf.root,
+        say=shelf.say,
+    )
+
+
 def install(config: ExperimentConfig, shelf: Shelf, tier: TierTable, folder: Path) -> Installed:
     """Train (or load) a tier's reranker and put it into the form that its devices run.
 
@@ -206,8 +240,7 @@ def install(config: ExperimentConfig, shelf: Shelf, tier: TierTable, folder: Pat
     """
     from torch import nn
 
-    plugin = tier.model or config.device.model
-    made, _ = shelf.trained(plugin, config.device.training.options(), f"[device.model] of tier {tier.name!r}")
+    made = trained_reranker(config, shelf, tier)
     if not isinstance(made, nn.Module):
         params = made.init(rng(config.seed, "device model", tier.name))
         return laid_out(config, Installed(made, params, len(encode_patch(params)), None))
@@ -253,12 +286,12 @@ def exported(config: ExperimentConfig, module: Any, folder: Path) -> Installed:
     return Installed(model, params, len(encode_patch(params)), None)
 
 
-def make_policy(table: PolicyTable) -> RequestPolicy:
-    """The policy of one table."""
+def make_policy(table: PolicyTable, learned: Learned | None = None) -> RequestPolicy:
+    """The policy of one table, with what it learned on validation steps."""
     made = build(table.class_, table.options, f"policy {table.label!r}")
     if not isinstance(made, RequestPolicy):
         raise ContractError(f"policy {table.class_} has no method urgency(view, draws); add one")
-    return made
+    return made.taught(learned) if learned is not None and isinstance(made, LearnedPolicy) else made
 
 
 def make_links(config: ExperimentConfig) -> list[Carrier]:

@@ -15,13 +15,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout,
 
 
 @contextmanager
-def progress_bar() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+def progress_bar(unit: str = "waves") -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
     """(say, progress) on stderr: lines above a bar with the estimated time left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("waves, left"),
+        TextColumn(f"{unit}, left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=error_console, transient=True) as bar:

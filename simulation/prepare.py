@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.gateway import Service
-from cloud.training import write_text
+from cloud.service import Line
 from device.errors import ConfigError
 from device.fleet import Setup
-from device.fusion import Fusion
-from device.messages import Codec
-from device.seeds import key
+from device.fusion import Fusion, FusionByAge
+from device.lease import LEASE_BYTES
+from device.messages import Codec, encode_patch
+from device.policy import Learned
+from device.scoring import ModelScorer
 from simulation.build import build
-from simulation.calibration import Validation, find_fusion, find_price
 from simulation.config_tables import ExperimentConfig, Plugin, PolicyTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split
@@ -37,6 +39,7 @@ from simulation.objects import (
     make_split,
     tiers,
 )
+from simulation.pricing import Pricing
 from simulation.remembering import Remembering
 from simulation.replay import Timeline
 
@@ -48,13 +51,30 @@ class Chosen:
     """What validation chose for one policy."""
 
     price: float
-    alpha: float
-    normalise: str
+    fusion: Fusion | FusionByAge
+    learned: Learned | None = None  # parameters of a policy that learns
+    pricing: Pricing | None = None  # from which the cloud's prices start, where a budget is held by them
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        learned = None if self.learned is None else {k: np.asarray(v).tolist() for k, v in self.learned.items()}
+        pricing = None if self.pricing is None else self.pricing.to_json()
+        return {"price": self.price, "fusion": asdict(self.fusion), "learned": learned, "pricing": pricing}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Chosen":
+        """Inverse of `to_json`."""
+        kind = Fusion if "alpha" in values["fusion"] else FusionByAge
+        fusion = {name: tuple(v) if isinstance(v, list) else v for name, v in values["fusion"].items()}
+        learned = values["learned"]
+        arrays = None if learned is None else {k: np.asarray(v, np.float32) for k, v in learned.items()}
+        pricing = None if values["pricing"] is None else Pricing.from_json(values["pricing"])
+        return cls(values["price"], kind(**fusion), arrays, pricing)
 
     @property
-    def fusion(self) -> Fusion:
-        """The fusion."""
-        return Fusion(self.alpha, self.normalise)  # type: ignore[arg-type]
+    def learned_bytes(self) -> int:
+        """Bytes of the learned parameters, and of the lease, as they are installed with the model."""
+        return (len(encode_patch(self.learned)) if self.learned else 0) + (LEASE_BYTES if self.pricing else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +90,7 @@ class Prepared:
     audit: Mapping[str, Any]
     root: Path
     models: str  # names the trained models, the generator's too
+    popular: NDArray[np.int32]  # [n] all items, those with most training events first
 
     @property
     def model_bytes(self) -> list[int]:
@@ -78,23 +99,37 @@ class Prepared:
 
 
 def setups(
-    config: ExperimentConfig, installed: Sequence[Installed], policy: PolicyTable, chosen: Chosen
+    config: ExperimentConfig,
+    installed: Sequence[Installed],
+    policy: PolicyTable,
+    chosen: Chosen,
+    popular: NDArray[np.int32],
 ) -> list[Setup]:
-    """What the devices of each tier run under one policy."""
+    """What the devices of each tier run under one policy; `popular` [n] are all items, the most popular first."""
     streamed = config.device.items == "streamed"
+    resident = np.sort(popular[: math.ceil(policy.resident * len(popular))]) if policy.own else popular[:0]
     return [
         Setup(
-            model=tier.model,
-            params=tier.params,
-            policy=make_policy(policy),
+            scorer=ModelScorer(tier.model, tier.params, resident),
+            policy=make_policy(policy, chosen.learned),
             fusion=chosen.fusion,
             price=chosen.price,
             seed=config.seed,
             cache_rows=config.device.cache_rows if streamed else 0,
             hide_seen=config.cloud.hide_seen,
+            update=policy.update,
+            listed=0 if policy.delta else policy.listed(config.cloud.pool),
+            own=policy.own,
+            tier=number,
+            lease=chosen.pricing.lease(number) if chosen.pricing else None,
         )
-        for tier in installed
+        for number, tier in enumerate(installed)
     ]
+
+
+def serving(service: Service, policy: PolicyTable, pool: int) -> Service:
+    """The service as one policy uses it; `pool` is [cloud] pool."""
+    return replace(service, pool=policy.listed(pool), delta_slots=policy.held(pool) if policy.delta else 0)
 
 
 def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
@@ -136,9 +171,28 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
         rows=[one.rows for one in installed],
         cache_rows=config.device.cache_rows,
         seed=config.seed,
+        servers=line_of(config),
+        window_s=config.simulation.window_s,
     )
     models = [shelf.folder(config.cloud.generator, config.cloud.training.options()).name]
-    return Prepared(config, timeline, installed, service, users, split, audit, root, " ".join(models))
+    return Prepared(
+        config, timeline, installed, service, users, split, audit, root, " ".join(models), popularity(split)
+    )
+
+
+def line_of(config: ExperimentConfig) -> Line | None:
+    """The finite servers, where there are any."""
+    table = config.cloud.servers
+    if table is None:
+        return None
+    return Line(table.count) if table.max_wait_s is None else Line(table.count, table.max_wait_s)
+
+
+def popularity(split: Split) -> NDArray[np.int32]:
+    """[n] all item ids, those with most training events first, equals by id."""
+    events = split.data.item[split.part() == 0]
+    counts = np.bincount(events, minlength=split.data.n_items + 1)[1:]
+    return (np.argsort(-counts, kind="stable") + 1).astype(np.int32)
 
 
 def try_plugins(config: ExperimentConfig) -> None:
@@ -168,71 +222,12 @@ def described(split: Split, audit: Mapping[str, Any]) -> str:
     )
 
 
-def choose(prepared: Prepared, say: Say) -> dict[str, Chosen]:
-    """Price and fusion of every policy, chosen on validation steps of some devices; kept in root/models."""
-    config = prepared.config
-    path = prepared.root / "models" / f"chosen-{fingerprint(prepared)}.json"
-    if path.exists():
-        return {label: Chosen(**values) for label, values in json.loads(path.read_text()).items()}
-    validation = None
-    chosen = {}
-    for policy in config.all_policies:
-        start = Chosen(policy.price, 0.5, "standardise")
-        if policy.request_ratio is not None or config.device.fusion is None:
-            validation = validation or validation_replay(prepared)
-            start = choose_one(prepared, validation, policy, start)
-        if config.device.fusion is not None:
-            start = replace(start, alpha=config.device.fusion.alpha, normalise=config.device.fusion.normalise)
-        chosen[policy.label] = start
-        say(f"{policy.label}: price {start.price:.4g}, alpha {start.alpha:.1f} ({start.normalise})")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({label: asdict(one) for label, one in chosen.items()}, indent=1))
-    return chosen
-
-
-def choose_one(prepared: Prepared, validation: Validation, policy: PolicyTable, start: Chosen) -> Chosen:
-    """The price for the wanted ratio, then the fusion at that price."""
-    if policy.request_ratio is not None:
-        fleet = setups(prepared.config, prepared.installed, policy, start)
-        start = replace(start, price=find_price(validation, fleet, policy.request_ratio))
-    if prepared.config.device.fusion is not None:
-        return start
-    fusion = find_fusion(validation, setups(prepared.config, prepared.installed, policy, start))
-    return replace(start, alpha=fusion.alpha, normalise=fusion.normalise)
-
-
-def validation_replay(prepared: Prepared) -> Validation:
-    """The steps between training and test, for at most `calibration_devices` devices spread over all."""
-    config, split = prepared.config, prepared.split
-    able = np.flatnonzero(split.train_end[prepared.users] < split.valid_end[prepared.users])
-    if not len(able):
-        raise ConfigError("[data.split] leaves no validation steps to choose thresholds on; raise validation")
-    count = min(config.simulation.calibration_devices, len(able))
-    able = able[np.linspace(0, len(able) - 1, count).astype(int)]
-    users = prepared.users[able]
-    timeline = Timeline.of(
-        split.data,
-        users,
-        split.train_end[users],
-        split.valid_end[users],
-        length=prepared.timeline.histories.shape[1],
-        tier=prepared.timeline.tier[able],
-    )
-    service = replace(
-        prepared.service,
-        tier=timeline.tier,
-        seed=key(config.seed, "validation") % 2**31,
-        generator=Remembering(getattr(prepared.service.generator, "inner", prepared.service.generator)),
-    )
-    return Validation(timeline, service, prepared.model_bytes)
-
-
 def fingerprint(prepared: Prepared) -> str:
     """Hash of all that choices, handout and replays depend on: configuration, data, weights and our own code.
 
     How the fleet is cut or driven does not belong to it.
     """
-    config = prepared.config.model_dump(mode="json", by_alias=True, exclude={"name": True})
+    config = prepared.config.model_dump(mode="json", by_alias=True, exclude={"name": True, "sweep": True})
     for key_ in ("runner", "threads", "devices_per_client"):
         config["simulation"].pop(key_)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())

@@ -2,13 +2,22 @@
 
 from collections.abc import Iterator
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from simulation.config_tables import ExperimentConfig, FusionTable, Plugin, PolicyTable, TierTable
+from simulation.config_tables import (
+    BudgetTable,
+    ErrorsTable,
+    ExperimentConfig,
+    FusionTable,
+    Plugin,
+    PolicyTable,
+    ServersTable,
+    TierTable,
+)
 
 HEADINGS = {
     "policies": "[[policies]] or [device.policy]",
@@ -53,12 +62,37 @@ MEANINGS = {
     "data.synthetic.length": "interactions per user",
     "data.synthetic.drift": "chance before each interaction that the topic jumps",
     "cloud.generator": "makes the candidate lists: `class` and its options",
+    "cloud.generator_errors.garbled": "chance that an id of a list is put together from pieces of several",
+    "cloud.generator_errors.heavy_share": "share of lists with many such ids",
+    "cloud.generator_errors.heavy": "chance of it in those lists",
+    "cloud.generator_errors": "invalid ids as a language model makes them; without the table there are none",
     "cloud.pool": "candidates in a list",
     "cloud.hide_seen": "items of the history are not proposed again",
     "cloud.history": "newest items that the generator looks at",
     "cloud.gflops": "speed of the data centre per request: turns a generator's flops into seconds",
     "cloud.seconds_per_request": "instead of the time that follows from the flops",
+    "cloud.servers": "finite servers with one line before them; without the table no request waits for another",
+    "cloud.servers.count": "equal servers",
+    "cloud.servers.max_wait_s": "who would wait longer is turned away and told when to come back; without it nobody is",
+    "cloud.budget": "what the fleet may spend, held by the price of a request; exactly one of the three amounts",
+    "cloud.budget.requests_per_step": "answered requests; one number, or one per tier: `{ new = 0.1, old = 0.05 }`",
+    "cloud.budget.bytes_per_hour": "both directions, all attempts, the installation apart; one number, or one per tier",
+    "cloud.budget.cloud_seconds_per_hour": "work on lists; one number, or one per tier",
+    "cloud.budget.horizon": "hours (for requests per step: steps of all devices of the budget) over which spending may "
+    "be uneven; at least twice what a device takes from one request to the next",
     "device.model": "the reranker: `class` and its options",
+    "device.collaboration.training": "`cooperative` goes on with the generator's lists, `adaptive` then with "
+    "everybody's newest training items",
+    "device.collaboration.lists": "`released`: the target is put into every list, entries count one by one; `found`: "
+    "only lists that hold it of themselves, softmax over the list",
+    "device.collaboration.beams": "candidates of the generator in a training list",
+    "device.collaboration.width": "entries of a training list, the target included",
+    "device.collaboration.augment": "what fills it: ids recombined from the list's, more of the generator's, nothing",
+    "device.collaboration.faithful": "as released: padding and items twice are trained too",
+    "device.collaboration.epochs": "passes of each of the two stages",
+    "device.collaboration.learning_rate": "of Adam",
+    "device.collaboration.patience": "stop after so many passes without a better NDCG@10 of the reranker's order of "
+    "validation lists, and keep the best weights, those before the stage among them; 0 never looks",
     "device.policy": "the only policy; several go into `[[policies]]`",
     "device.tiers": "device classes; without them all devices are alike",
     "device.history": "newest items that the reranker looks at",
@@ -71,6 +105,14 @@ MEANINGS = {
     "policies.name": "in tables; else made of the class, its options and the ratio",
     "policies.price": "a device asks where the urgency exceeds it",
     "policies.request_ratio": "wanted share of steps with a request; the price is then found on validation",
+    "policies.update": "a new list replaces the old one, or is merged with it: `merge` keeps old candidates behind it",
+    "policies.slots": "candidates that a merged pool holds; without it four lists",
+    "policies.delta": "replies to merged pools leave out what the device still holds",
+    "policies.fusion": "`constant`: one weight for the cloud; `by-age`: weights by the age of a candidate's list, "
+    "learned on validation",
+    "policies.length": "candidates in a list, instead of [cloud] pool",
+    "policies.own": "candidates of its own that a device adds at every step, the best of its resident items",
+    "policies.resident": "share of the catalogue from which they come, the most popular items first",
     "device.tiers.name": "in tables and for `tandemrec export --tier`",
     "device.tiers.share": "of the devices, relative to the other tiers",
     "device.tiers.model": "instead of `[device] model`",
@@ -81,9 +123,26 @@ MEANINGS = {
     "network.loss": "loss of a built-in link, instead of its own",
     "network.ids": "how item ids are encoded",
     "network.scores": "how the cloud's scores are encoded",
+    "device.energy.radio": "whose declared constants hold; without it that of the link's name, a plug-in link's is 4g",
+    "device.energy.wake_j": "joules of a message that finds the radio asleep",
+    "device.energy.tail_w": "watts while the radio stays awake",
+    "device.energy.tail_s": "seconds that it stays awake after its last message",
+    "device.energy.up_j_per_byte": "joules of a byte sent",
+    "device.energy.down_j_per_byte": "joules of a byte received",
+    "device.energy.j_per_gflop": "joules of 10^9 floating-point operations of the reranker (assumed: 1)",
+    "sweep.request_ratios": "wanted ratios of every policy without a price or ratio of its own that does not decide "
+    "alone (never, always, every with `steps`, random with `p` do)",
+    "sweep.seeds": "the whole experiment once for each",
+    "sweep.processes": "policies that are tried at once; results do not depend on it",
+    "sweep.bound_size": "the bound for merged lists is left out where devices x steps^3 exceed this",
+    "sweep.vary": 'quoted keys and lists of values, `"cloud.pool" = [20, 50]`: a sweep folder per combination',
+    "policies.family": "how a sweep's report treats it; without it `floor` for never and always, `ours` for "
+    "`device.policies.gain`, else `published`",
     "simulation.devices_per_client": "devices that one Flower client hosts",
     "simulation.runner": "a loop in this process, or Flower's simulation on Ray",
     "simulation.threads": "of torch; without it torch decides",
+    "simulation.window_s": "width of a wave under servers or a budget; 0 is the exact order, a longer one is faster; "
+    "up to the time of the fastest answer it changes nothing",
     "simulation.calibration_devices": "at most so many devices look for prices and fusion weights",
 }
 
@@ -96,6 +155,9 @@ def reference() -> str:
         (HEADINGS["policies"], "policies", PolicyTable),
         (HEADINGS["device.tiers"], "device.tiers", TierTable),
         (HEADINGS["device.fusion"], "device.fusion", FusionTable),
+        ("[cloud.generator_errors]", "cloud.generator_errors", ErrorsTable),
+        ("[cloud.servers]", "cloud.servers", ServersTable),
+        ("[cloud.budget]", "cloud.budget", BudgetTable),
     ]
     return "\n\n".join(section(*each) for each in sections) + "\n"
 
@@ -148,8 +210,10 @@ def kind_of(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         same = Ellipsis in get_args(annotation)
         return f"list of {kind_of(arguments[0])}" if same else f"{len(arguments)} × {kind_of(arguments[0])}"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "table"
+    if get_origin(annotation) is Annotated:
+        return kind_of(arguments[0])
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
 
 

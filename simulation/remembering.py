@@ -1,5 +1,7 @@
 """Lists that several policies ask for are made once: the same device at the same step knows the same history."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,7 @@ from device.seeds import Draws
 
 
 class Remembering:
-    """Wraps a generator and keeps every list by its history and its random key, that is by (seed, device, step).
+    """Wraps a generator and keeps every list by its length, its history and its random key: (seed, device, step).
 
     The history belongs to it: after lost requests or a long silence the cloud may know another one at the same step.
 
@@ -18,22 +20,26 @@ class Remembering:
 
     def __init__(self, inner: CandidateGenerator) -> None:
         self.inner = inner
-        self._place: dict[tuple[int, bytes], int] = {}
+        self._place: dict[tuple[int, int, bytes], int] = {}
         self._made: list[Generated] = []
         self._all: Generated | None = None
 
     def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
         """The lists of the wrapped generator."""
-        keys = list(zip(rng.keys.tolist(), map(bytes, np.ascontiguousarray(histories)), strict=True))
+        rows = map(bytes, np.ascontiguousarray(histories))
+        keys = [(k, key, row) for key, row in zip(rng.keys.tolist(), rows, strict=True)]
         fresh = {one: i for i, one in reversed(list(enumerate(keys))) if one not in self._place}
         new = np.array(sorted(fresh.values()), np.int64)
+        width = k
         if len(new):
             made = self.inner.generate(histories[new], k, rng=rng[new])
+            width = max(k, made.items.shape[1])  # a list that is too long is not hidden from who checks it
             start = len(self._place)
             self._place |= {keys[i]: start + j for j, i in enumerate(new)}
             self._made.append(made)
             self._all = None
-        return pick(self._together(), np.array([self._place[one] for one in keys], np.int64))
+        picked = pick(self._together(), np.array([self._place[one] for one in keys], np.int64))
+        return Generated(picked.items[:, :width], picked.scores[:, :width], picked.flops, picked.seconds)
 
     def _together(self) -> Generated:
         if self._all is None:
@@ -53,6 +59,12 @@ def join(parts: list[Generated]) -> Generated:
     """Several batches as one."""
     flops = None if parts[0].flops is None else np.concatenate([p.flops for p in parts if p.flops is not None])
     seconds = None if parts[0].seconds is None else np.concatenate([p.seconds for p in parts if p.seconds is not None])
-    return Generated(
-        np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]), flops, seconds
-    )
+    width = max(part.items.shape[1] for part in parts)
+    lists = [[padded(values, width) for values in (part.items, part.scores)] for part in parts]
+    items, scores = (np.concatenate(values) for values in zip(*lists, strict=True))
+    return Generated(items, scores, flops, seconds)
+
+
+def padded(values: NDArray[Any], width: int) -> NDArray[Any]:
+    """[B, width] with zeros on the right."""
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])))

@@ -1,10 +1,11 @@
 """The replay: users' real interactions are lived again, step by step, by a fleet that talks to the cloud in bytes.
 
-A wave is one step of every device that still has one. `Shard.wave` is what a Flower client does with one message,
-`replay` is what the server does; both know nothing of Flower.
+A wave is one step of every device that still has one, or, where the order of time matters, the steps of a span of time
+(see `simulation.in_time`). `Shard.wave` is what a Flower client does with one message, `replay` is what the server
+does; both know nothing of Flower.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from cloud.gateway import Delivery, Gateway
+from cloud.gateway import Delivery, Gateway, nothing
 from device.errors import ContractError
 from device.fleet import Fleet, Ranking, Setup
 from device.messages import Codec, decode_replies, encode_requests
 from device.model import Items
 from simulation.data.dataset import Dataset, windows
 
+__all__ = [
+    "Columns",
+    "Exchange",
+    "Shard",
+    "Timeline",
+    "Wave",
+    "latency",
+    "next_at",
+    "nothing",
+    "positions",
+    "replay",
+    "take_in",
+    "together",
+]
 Columns = dict[str, NDArray[Any]]
 
 
@@ -81,7 +96,7 @@ class Shard:
     Args:
         setups: one per tier.
         timeline: of these devices only.
-        pool: candidates per list.
+        slots: candidates that a pool holds.
         history: items that a device keeps, feeds its model and uploads.
         codec: of the requests.
         shown: length of the slate kept for recommendations.parquet.
@@ -94,7 +109,7 @@ class Shard:
         setups: Sequence[Setup],
         timeline: Timeline,
         *,
-        pool: int,
+        slots: int,
         history: int,
         codec: Codec,
         shown: int = 10,
@@ -103,12 +118,15 @@ class Shard:
         self.timeline, self.codec, self.shown, self.watch = timeline, codec, shown, watch
         self.members = [np.flatnonzero(timeline.tier == tier) for tier in range(len(setups))]
         self.fleets = [
-            Fleet(setup, timeline.devices[rows], timeline.histories[rows, -history:], pool)
+            Fleet(setup, timeline.devices[rows], timeline.histories[rows, -history:], slots)
             for setup, rows in zip(setups, self.members, strict=True)
         ]
 
     def wave(self, number: int, delivery: Delivery) -> Wave:
-        """Take in what arrives, then live step `number` (1 = the first) of every device that has one."""
+        """Take in what arrives, then live step `number` (1 = the first) of every device that has one.
+
+        A delivery that names the steps `due` says itself what is lived, and `number` does not matter.
+        """
         waves = [self._tier_wave(*pair, number, delivery) for pair in zip(self.fleets, self.members, strict=True)]
         parts = [wave for wave in waves if wave is not None]
         if not parts:
@@ -121,11 +139,15 @@ class Shard:
 
     def _tier_wave(self, fleet: Fleet, members: NDArray[np.int64], number: int, delivery: Delivery) -> Wave | None:
         take_in(fleet, delivery)
-        items, at = self.timeline.items[members, number - 1], self.timeline.at[members, number - 1]
-        who = np.flatnonzero(items)
+        if delivery.due is None:
+            who = np.flatnonzero(self.timeline.items[members, number - 1])
+            step = np.full(len(who), number)
+        else:
+            who = delivery.due.rows(next_at(self.timeline.at[members], fleet.observed))
+            step = fleet.observed[who] + 1
         if not len(who):
             return None
-        items, at = items[who], at[who]
+        items, at = self.timeline.items[members[who], step - 1], self.timeline.at[members[who], step - 1]
         ranking = fleet.rank(who, at)
         rank, ties = ranking.place(items)
         if self.watch:
@@ -135,7 +157,7 @@ class Shard:
         return Wave(
             bodies,
             at[asked],
-            telemetry(fleet, who, number, (items, at, ranking, rank, ties, asked, urgency), self.shown),
+            telemetry(fleet, who, (items, at, ranking, rank, ties, asked, urgency), self.shown),
         )
 
     def snapshot(self) -> bytes:
@@ -150,13 +172,13 @@ class Shard:
             fleet.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
-def telemetry(fleet: Fleet, who: NDArray[np.int64], number: int, lived: tuple[Any, ...], shown: int) -> Columns:
+def telemetry(fleet: Fleet, who: NDArray[np.int64], lived: tuple[Any, ...], shown: int) -> Columns:
     """The columns of steps.parquet for one wave of one fleet."""
     items, at, ranking, rank, ties, asked, urgency = lived
     assert isinstance(ranking, Ranking)
     return {
         "device": fleet.devices[who],
-        "step": np.full(len(who), number, np.int32),
+        "step": fleet.observed[who].astype(np.int32),
         "at": at,
         "item": items,
         "rank": rank,
@@ -191,30 +213,44 @@ def positions(devices: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[ND
     return rows, where[rows]
 
 
-def replay(
-    exchange: Callable[[int, Delivery], Iterator[Wave]], gateway: Gateway, first: Delivery, waves: int
-) -> Iterator[Columns]:
-    """Run all waves: `exchange` takes a delivery to every client and brings their waves back, in any order.
+def next_at(at: NDArray[np.float64], lived: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[D] times of the steps that follow `lived` [D] ones, of at [D, S]; inf = none."""
+    steps = at.shape[1]
+    times = at[np.arange(len(at)), np.minimum(lived, steps - 1)]
+    return np.where(lived < steps, times, np.inf)
+
+
+Exchange = Callable[[int, Delivery], Iterator[Wave]]
+"""Takes a delivery, the how-manieth, to every client and brings their waves back, in any order."""
+
+
+def replay(exchange: Exchange, gateway: Gateway, first: Delivery, waves: int) -> Iterator[Columns]:
+    """Run all waves.
 
     Yields the telemetry of each wave, sorted by device, with `latency_s` (request to usable reply) added.
     """
     delivery = first
     for number in range(1, waves + 1):
-        answers = [wave for wave in exchange(number, delivery) if wave.telemetry]
-        if not answers:
+        wave = together(exchange(number, delivery))
+        if not wave.telemetry:
             break
-        columns = {k: np.concatenate([w.telemetry[k] for w in answers]) for k in answers[0].telemetry}
-        order = np.argsort(columns["device"], kind="stable")
-        columns = {k: v[order] for k, v in columns.items()}
-        requests = [body for wave in answers for body in wave.requests]
-        asked_at = np.concatenate([wave.asked_at for wave in answers])
+        columns, requests, asked_at = wave.telemetry, wave.requests, wave.asked_at
         delivery = gateway.answer(requests, asked_at) if requests else nothing()
         yield columns | {"latency_s": latency(columns, delivery)}
 
 
-def nothing() -> Delivery:
-    """A delivery to nobody."""
-    return Delivery(np.zeros(0, np.int64), [], np.zeros(0), np.zeros(0))
+def together(waves: Iterable[Wave]) -> Wave:
+    """The waves of all clients as one, telemetry sorted by device."""
+    answers = [wave for wave in waves if wave.telemetry]
+    if not answers:
+        return Wave([], np.zeros(0), {})
+    columns = {k: np.concatenate([w.telemetry[k] for w in answers]) for k in answers[0].telemetry}
+    order = np.argsort(columns["device"], kind="stable")
+    return Wave(
+        [body for wave in answers for body in wave.requests],
+        np.concatenate([wave.asked_at for wave in answers]),
+        {k: v[order] for k, v in columns.items()},
+    )
 
 
 def latency(columns: Columns, delivery: Delivery) -> NDArray[np.float32]:

@@ -12,8 +12,6 @@ import hashlib
 import json
 import math
 import os
-import re
-import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ import pyarrow.parquet as pq
 from device.errors import RunError
 from simulation import schema as c
 from simulation.summary import per_user_metrics, summarise
+from simulation.whole_folder import write_folder
 
 __all__ = ["FILES", "Run", "decision_hash", "folder_name", "per_user_metrics", "summarise", "write_run"]
 CONFIG, ENV, STEPS, LEDGER = "config.resolved.toml", "env.json", "steps.parquet", "ledger.parquet"
@@ -144,64 +143,28 @@ def write_run(
     Numbers in `env` and `summary` that are not finite become null. RunError when a table lacks a column or when the
     disk refuses (full, read-only, no right to write): nothing new is left behind then and an old folder stays.
     """
-    folder = Path(root) / name
-    if not re.fullmatch(r"[\w.+-]*\w", name):
-        raise RunError(f"run name {name!r}: use letters, digits, '-', '_', '.' and '+' only, it becomes a folder")
+    place = Path(root) / name
     tables = {
-        STEPS: c.table(steps, c.STEPS, f"{folder}: steps"),
-        LEDGER: c.table(ledger, c.LEDGER, f"{folder}: ledger"),
-        RECOMMENDATIONS: c.table(recommendations, c.RECOMMENDATIONS, f"{folder}: recommendations"),
-        PER_USER: c.table(per_user, c.PER_USER, f"{folder}: per-user metrics"),
+        STEPS: c.table(steps, c.STEPS, f"{place}: steps"),
+        LEDGER: c.table(ledger, c.LEDGER, f"{place}: ledger"),
+        RECOMMENDATIONS: c.table(recommendations, c.RECOMMENDATIONS, f"{place}: recommendations"),
+        PER_USER: c.table(per_user, c.PER_USER, f"{place}: per-user metrics"),
     }
     texts = {CONFIG: config_toml, ENV: to_json(env), SUMMARY: to_json(summary)}
-    try:
-        Path(root).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=root, ignore_cleanup_errors=True) as scratch:
-            new = Path(scratch) / "new"
-            _fill(new, tables, texts)
-            _swap(new, folder, Path(scratch) / "old")
-    except OSError as error:
-        raise RunError(
-            f"{folder}: the run could not be written ({error.strerror or error}); nothing of it was left behind. "
-            "Free disk space or choose another --runs folder you may write to, then run again"
-        ) from error
-    return folder
+    return write_folder(root, name, tables=tables, texts=texts)
 
 
 def decision_hash(steps: c.Columns, ledger: c.Columns) -> str:
     """sha256 (hex) of what was decided and sent, whatever the order of rows, chunks, categories or file encoding.
 
     `urgency` is left out: its last bit follows the batch shape of the matrix products, and what it decided is in
-    `asked` and in the ledger.
+    `asked` and in the ledger. So are cloud seconds, which decide nothing but by times that are in.
     """
     digest, decided = hashlib.sha256(), [name for name in c.STEPS.names if name != c.URGENCY]
     _digest(digest, c.frame(steps, c.STEPS, "steps"), [c.POLICY, c.DEVICE, c.STEP], decided)
     order = [c.POLICY, c.DEVICE, c.AT, c.KIND, c.DIRECTION, c.ATTEMPT, c.NBYTES, c.DELIVERED]
-    _digest(digest, c.frame(ledger, c.LEDGER, "ledger"), order, c.LEDGER.names)
+    _digest(digest, c.frame(ledger, c.LEDGER, "ledger"), order, [n for n in c.LEDGER.names if n != c.CLOUD_S])
     return digest.hexdigest()
-
-
-def _fill(folder: Path, tables: Mapping[str, pa.Table], texts: Mapping[str, str]) -> None:
-    folder.mkdir()
-    for name, table in tables.items():
-        text = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-        # Dictionaries pay for text only: building them for 1 million distinct floats costs most of a second.
-        pq.write_table(table, folder / name, compression="zstd", use_dictionary=text)
-    for name, content in texts.items():
-        (folder / name).write_text(content, encoding="utf-8")
-
-
-def _swap(new: Path, folder: Path, old: Path) -> None:
-    """Puts `new` where `folder` is; what was there goes to `old`, or back when the second rename fails."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
 
 
 def to_json(content: Mapping[str, Any]) -> str:

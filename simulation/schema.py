@@ -26,6 +26,7 @@ KIND: Final = "kind"
 NBYTES: Final = "nbytes"
 DELIVERED: Final = "delivered"
 ATTEMPT: Final = "attempt"
+CLOUD_S: Final = "cloud_s"  # seconds the cloud worked on this reply; 0 in all other rows and for further attempts
 ITEMS: Final = "items"
 USER: Final = "user"  # external id
 N_STEPS: Final = "n_steps"
@@ -35,6 +36,8 @@ BYTES_DOWN: Final = "bytes_down"
 
 UP: Final = "up"
 DOWN: Final = "down"
+CANDIDATES: Final = "candidates"
+DENIAL: Final = "denial"
 INSTALLATION_KINDS: Final = ("install", "first_list")
 """Kinds sent once per device before its first step; reported apart from the bytes per step."""
 
@@ -65,8 +68,11 @@ LEDGER: Final = pa.schema(
         (NBYTES, pa.int64()),
         (DELIVERED, pa.bool_()),
         (ATTEMPT, pa.int8()),
+        (CLOUD_S, pa.float64()),
     ]
 )
+LATER: Final = (CLOUD_S,)
+"""Columns that older run folders lack; they are read as 0."""
 RECOMMENDATIONS: Final = pa.schema([(POLICY, _TEXT), (DEVICE, pa.int64()), (STEP, pa.int32())])
 """Besides these, `items`: the item ids shown, int32 [n, k], stored as lists of one length."""
 PER_USER: Final = pa.schema(
@@ -92,6 +98,8 @@ def table(columns: Columns, schema: pa.Schema, place: str) -> pa.Table:
     RunError naming `place` when a column is missing, of another length, or holds what its type cannot.
     """
     given = _by_name(columns)
+    size = len(next(iter(given.values()), ()))
+    given |= {name: np.zeros(size) for name in LATER if name in schema.names and name not in given}
     if missing := [name for name in schema.names if name not in given]:
         raise RunError(f"{place}: column(s) {', '.join(missing)} missing; it has {', '.join(given)}")
     extra = [name for name in given if name not in schema.names]

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from device.errors import RunError
 from simulation import schema as c
+from simulation.fairness import Allowance, by_group, spending
 from simulation.metrics import NDCG, Measure
 from simulation.statistics import holm, mean_interval, paired_difference
 
@@ -44,6 +46,8 @@ def summarise(
     measures: Sequence[Measure],
     *,
     baseline: str | None = None,
+    groups: Mapping[str, NDArray[np.object_]] | None = None,
+    allowance: Allowance | None = None,
 ) -> dict[str, Any]:
     """The numbers of summary.json; no figure stays in it that the other files do not hold.
 
@@ -60,6 +64,15 @@ def summarise(
                  install_bytes (all of the run), install_bytes_per_device: kinds install and first_list
                  latency_s: {p50, p95} seconds from request to usable reply; null without any
                  lost_messages: {up, down};  mean_pool_age, steps
+                 denied_requests: turned away by a cloud that is overloaded or whose budget is spent
+                 waiting_share: share of steps at which a device could not ask, for a reply was on its way, was lost, or
+                 was a denial that asks it back later
+                 cloud_seconds_per_step: seconds the cloud worked on replies, installation apart
+                 groups: kind of group (tier; activity: thirds by length of history) -> group ->
+                 {users, steps, request_ratio, ndcg@10, bytes_per_step}
+                 budget: group of the budget -> {budget, realised, after_warm_up}: the last two are spending / budget,
+                 of the whole replay, and between the third horizon and the last tenth of the steps; only where there
+                 is a budget, null where there is nothing
     differences  policy -> measure -> {mean, low, high, t, p, p_holm, d_z, n}: policy minus baseline, paired by user;
                  p_holm is corrected over the policies of one measure
     ```
@@ -79,6 +92,11 @@ def summarise(
     policies = {
         name: _policy(*(_only(table, name) for table in (s, sent, people)), measures=measures) for name in names
     }
+    for name in names:
+        lived, moved = _only(s, name), _only(sent, name)
+        policies[name]["groups"] = {kind: by_group(lived, moved, of) for kind, of in (groups or {}).items()}
+        if allowance is not None:
+            policies[name]["budget"] = spending(lived, moved, allowance)
     return {
         "measures": [str(m) for m in measures],
         "baseline": reference,
@@ -128,6 +146,7 @@ def _policy(
         "ndcg@10_in_pool": float(gain.mean()) if gain.size else None,
         "latency_s": {f"p{q}": float(np.percentile(latency, q)) if latency.size else None for q in (50, 95)},
         "mean_pool_age": float(steps[c.POOL_AGE].mean()) if n else None,
+        "waiting_share": float(steps[c.URGENCY].isna().mean()) if n else None,
         **_traffic(ledger, n, len(people)),
     }
 
@@ -146,6 +165,8 @@ def _traffic(ledger: pd.DataFrame, steps: int, devices: int) -> dict[str, Any]:
         "bytes_by_kind": kinds,
         "install_bytes": _sum(ledger[once]),
         "install_bytes_per_device": _sum(ledger[once]) / max(devices, 1),
+        "denied_requests": int(((ledger[c.KIND] == c.DENIAL) & (ledger[c.ATTEMPT] == 1)).sum()),
+        "cloud_seconds_per_step": float(running[c.CLOUD_S].sum()) / max(steps, 1),
         "lost_messages": {d: int((lost[c.DIRECTION] == d).sum()) for d in (c.UP, c.DOWN)},
     }
 

@@ -5,12 +5,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from cloud.gateway import Delivery
+from cloud.queueing import Span
 from simulation.replay import Wave
 
 
 def pack_delivery(delivery: Delivery) -> bytes:
     """One byte string."""
     body, length = joined(delivery.bodies)
+    due = delivery.due
     return save(
         {
             "device": np.ascontiguousarray(delivery.device),
@@ -18,6 +20,7 @@ def pack_delivery(delivery: Delivery) -> bytes:
             "free_at": np.ascontiguousarray(delivery.free_at),
             "body": body,
             "length": length,
+            "due": np.zeros(0) if due is None else np.array([due.first, due.until]),
         }
     )
 
@@ -26,7 +29,8 @@ def unpack_delivery(packed: bytes) -> Delivery:
     """Inverse of `pack_delivery`."""
     arrays = load(packed)
     bodies = separated(arrays["body"], arrays["length"])
-    return Delivery(arrays["device"], bodies, arrays["usable_at"], arrays["free_at"])
+    due = Span(*arrays["due"].tolist()) if arrays["due"].size else None
+    return Delivery(arrays["device"], bodies, arrays["usable_at"], arrays["free_at"], due)
 
 
 def pack_wave(wave: Wave) -> bytes:
@@ -58,4 +62,5 @@ def part_of(delivery: Delivery, first: int, last: int) -> Delivery:
     """The rows for devices first..last - 1; `delivery.device` is sorted."""
     low, high = np.searchsorted(delivery.device, [first, last])
     rows = slice(int(low), int(high))
-    return Delivery(delivery.device[rows], delivery.bodies[rows], delivery.usable_at[rows], delivery.free_at[rows])
+    bodies, times = delivery.bodies[rows], (delivery.usable_at[rows], delivery.free_at[rows])
+    return Delivery(delivery.device[rows], bodies, *times, delivery.due)

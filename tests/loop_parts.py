@@ -12,6 +12,7 @@ from device.fleet import Setup
 from device.fusion import Fusion
 from device.messages import Codec
 from device.policy import Always
+from device.scoring import ModelScorer
 from device.seeds import rng
 from simulation.network import Ideal
 from simulation.replay import Shard, Timeline, nothing, replay
@@ -113,6 +114,11 @@ class World:
     seconds: float | None = None
     shown: int = 5
     seed: int = 3
+    update: str = "replace"
+    slots: int | None = None
+    delta: bool = False
+    own: int = 0
+    resident: object = None
 
     def __post_init__(self):
         self.model = self.model or Dot(self.n_items)
@@ -134,17 +140,33 @@ class World:
             rows=[self.rows],
             cache_rows=self.cache_rows,
             seed=self.seed,
+            delta_slots=self.held if self.delta else 0,
         )
         self.gateway = Gateway(service, self.timeline.histories, self.ledger)
 
+    @property
+    def held(self):
+        """Candidates that a device's pool holds."""
+        return self.slots or self.pool
+
     def shard(self, rows=None):
         """The shard of some devices (all)."""
-        setup = Setup(self.model, self.params, self.policy, self.fusion, self.price, self.seed, self.cache_rows)
+        resident = np.arange(1, self.n_items + 1) if self.resident is None else np.asarray(self.resident)
+        setup = Setup(
+            scorer=ModelScorer(self.model, self.params, resident.astype(np.int32)),
+            policy=self.policy,
+            fusion=self.fusion,
+            price=self.price,
+            seed=self.seed,
+            cache_rows=self.cache_rows,
+            update=self.update,
+            own=self.own,
+        )
         lived = self.timeline if rows is None else self.timeline.rows(rows)
         return Shard(
             [setup],
             lived,
-            pool=self.pool,
+            slots=self.held,
             history=lived.histories.shape[1],
             codec=self.codec,
             shown=self.shown,

@@ -74,6 +74,32 @@ class TorchModel:
         array: Scores = scores.to(torch.float32).numpy()
         return array
 
+    def catalogue(self, params: Parameters, history: Items) -> Scores:
+        """Scores [B, n + 1] float32 of all items; through the module's `catalogue(history)` where it has one."""
+        if params is not self._params:
+            self._bind(params)
+        with torch.inference_mode():
+            known = _ids(history)
+            if hasattr(self._bound, "catalogue"):
+                scores = self._bound.catalogue(known)
+            elif not hasattr(self._bound, "n_items"):
+                raise ContractError(f"{_name(self.module)} does not say how many items it knows; give it n_items")
+            else:
+                every = torch.arange(int(self._bound.n_items) + 1).split(1024)
+                scores = torch.cat([self._bound(known, part.expand(len(known), -1)) for part in every], dim=1)
+        array: Scores = scores.to(torch.float32).numpy()
+        return array
+
+    def state(self, params: Parameters, history: Items) -> Scores:
+        """State [B, d] float32 after the newest item; ContractError for a module without `states(history)`."""
+        if not hasattr(self.module, "states"):
+            raise ContractError(f"{_name(self.module)} shows no state; give it states(history) -> [B, L, d]")
+        if params is not self._params:
+            self._bind(params)
+        with torch.inference_mode():
+            array: Scores = self._bound.states(_ids(history))[:, -1].to(torch.float32).numpy()
+        return array
+
     def loaded(self, params: Parameters) -> nn.Module:
         """A copy of the module in eval mode that holds copies of `params`, for training or export."""
         self._bind(params)

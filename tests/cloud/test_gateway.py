@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop_parts import Dot, Drawn, Scripted, World, random_timeline, timeline, truth
 
-import cloud.gateway
+import cloud.memory
 from cloud.gateway import Gateway
 from cloud.generator import Generated
 from cloud.item_rows import Rows
@@ -57,10 +57,10 @@ def test_the_cloud_knows_the_true_history_at_every_delivered_request(script, see
             assert upload.items[row].tolist() == [0] * (LENGTH - count) + past[LENGTH - count :].tolist()
             if (device, wave.asked_at[row]) in arrived:
                 seen += 1
-                assert world.gateway.told_step[device] == step
+                assert world.gateway.memory.told_step[device] == step
         for device in range(3):  # also those whose request was lost: they are known as they were
-            known = truth(lived, device, int(world.gateway.told_step[device]), LENGTH)
-            assert world.gateway.told[device].tolist() == known.tolist()
+            known = truth(lived, device, int(world.gateway.memory.told_step[device]), LENGTH)
+            assert world.gateway.memory.told[device].tolist() == known.tolist()
 
     world.live(look)
     assert seen == (world.ledger.columns()["delivered"] & (world.ledger.columns()["kind"] == "request")).sum()
@@ -89,7 +89,7 @@ def test_device_and_cloud_keep_the_same_book_of_streamed_rows(script, cache_rows
 
     def look(number, shard, wave, delivery, answer):
         nonlocal arrived_before
-        book, (fleet,) = world.gateway.cache.held, shard.fleets
+        book, (fleet,) = world.gateway.memory.cache.held, shard.fleets
         arrived = list(zip(*delivered(world, "request"), strict=True))
         for device, _ in arrived[arrived_before:]:
             assert book[device].tolist() == fleet.cache.held[device].tolist()
@@ -97,7 +97,7 @@ def test_device_and_cloud_keep_the_same_book_of_streamed_rows(script, cache_rows
         for device, body in zip(answer.device, answer.bodies, strict=True):
             if body:
                 got = decode_replies([body])
-                wanted = needed(got.items, world.gateway.told[device][None])[0]
+                wanted = needed(got.items, world.gateway.memory.told[device][None])[0]
                 there = set(got.row_ids[0]) | set(fleet.cache.held[device]) | {0}
                 assert set(wanted.tolist()) <= there
                 assert not set(got.row_ids[0][got.row_ids[0] > 0]) & set(fleet.cache.held[device])
@@ -148,14 +148,14 @@ def test_quantised_rows_by_hand():
 
 def record_encoded(monkeypatch):
     """Lengths of every reply the gateway encodes, in the order of encoding, as pairs (device, bytes)."""
-    lengths, real = [], cloud.gateway.encode_replies
+    lengths, real = [], cloud.memory.encode_replies
 
     def spy(replies, codec):
         bodies = real(replies, codec)
         lengths.extend((int(d), int(s), len(b)) for d, s, b in zip(replies.device, replies.step, bodies, strict=True))
         return bodies
 
-    monkeypatch.setattr(cloud.gateway, "encode_replies", spy)
+    monkeypatch.setattr(cloud.memory, "encode_replies", spy)
     return lengths
 
 
@@ -215,7 +215,7 @@ def test_the_order_of_arrival_does_not_matter():
         shard = world.shard()
         wave = shard.wave(1, world.install())
         answer = world.gateway.answer([wave.requests[i] for i in order], wave.asked_at[order])
-        answers.append((answer, world.ledger.columns(), world.gateway.told.tolist()))
+        answers.append((answer, world.ledger.columns(), world.gateway.memory.told.tolist()))
     (one, book, told), (two, other_book, other_told) = answers
     assert one.bodies == two.bodies
     assert one.device.tolist() == two.device.tolist() == list(range(6))
@@ -253,10 +253,10 @@ def test_a_lost_message_frees_the_device_after_the_time_to_give_up(script):
 
 def test_requests_of_a_lost_message_teach_the_cloud_nothing():
     world = World(random_timeline(1, 2, 60), 60, link=Scripted([(True, 0.0)]))
-    before = world.gateway.told.tolist()
+    before = world.gateway.memory.told.tolist()
     world.gateway.answer(*asked(world))
-    assert world.gateway.told.tolist() == before
-    assert world.gateway.told_step.tolist() == [0]
+    assert world.gateway.memory.told.tolist() == before
+    assert world.gateway.memory.told_step.tolist() == [0]
 
 
 @settings(max_examples=50, deadline=None)
@@ -264,7 +264,7 @@ def test_requests_of_a_lost_message_teach_the_cloud_nothing():
 def test_an_altered_request_is_refused(data):
     world = World(random_timeline(2, 2, 60), 60)
     bodies, at = asked(world)
-    told = world.gateway.told.copy()
+    told = world.gateway.memory.told.copy()
     body = bodies[1]
     if data.draw(st.booleans()):
         body = body[: data.draw(st.integers(0, len(body) - 1))]
@@ -274,7 +274,7 @@ def test_an_altered_request_is_refused(data):
     rows = len(world.ledger.columns()["at"])
     with pytest.raises(WireError):
         world.gateway.answer([bodies[0], body], at)
-    np.testing.assert_array_equal(world.gateway.told, told)
+    np.testing.assert_array_equal(world.gateway.memory.told, told)
     assert len(world.ledger.columns()["at"]) == rows  # refused before anything is written down
 
 

@@ -8,10 +8,11 @@ from loop_parts import Dot, World, random_timeline
 
 from cloud.item_rows import Rows
 from device.errors import ContractError
-from device.fleet import SCORING_BATCH, Fleet, Ranking, Setup, needed, score_in_batches
+from device.fleet import Fleet, Ranking, Setup, needed
 from device.fusion import Fusion
 from device.messages import Codec, Replies, encode_requests
 from device.policy import Always, Consistency, Never
+from device.scoring import SCORING_BATCH, ModelScorer
 from device.seeds import rng
 from simulation.replay import nothing
 
@@ -23,7 +24,7 @@ def fleet(size=1, *, policy=None, fusion=CLOUD, pool=4, history=None, cache_rows
     params = model.init(rng(0, "m"))
     if cache_rows:
         params = {"table": Rows.of(params["table"]).table()}
-    setup = Setup(model, params, policy or Always(), fusion, 0.0, seed=1, cache_rows=cache_rows)
+    setup = Setup(ModelScorer(model, params), policy or Always(), fusion, 0.0, seed=1, cache_rows=cache_rows)
     history = np.zeros((size, 5), np.int32) if history is None else np.array(history, np.int32)
     return Fleet(setup, 10 + np.arange(size), history, pool)
 
@@ -150,7 +151,7 @@ def test_the_slate_is_the_fusion_of_cloud_and_device():
     made = fleet(fusion=Fusion(0.25, "minmax"), history=[[0, 0, 3, 4, 5]])
     reply(made, [0], [1, 2, 6, 7])
     ranking = rank(made, 0)
-    table = made.setup.params["table"].astype(np.float64)
+    table = made.setup.scorer.params["table"].astype(np.float64)
     device = table[[1, 2, 6, 7]] @ table[[3, 4, 5]].mean(0)
     device = (device - device.min()) / (device.max() - device.min())
     cloud = (np.array([4, 3, 2, 1]) - 1) / 3
@@ -199,7 +200,7 @@ def test_every_call_of_the_model_has_the_same_number_of_rows(size):
     model = Whole()
     made = fleet(size, model=model)
     pool = np.arange(size * 4, dtype=np.int32).reshape(size, 4) + 1
-    scores = score_in_batches(made.setup, made.history, pool)
+    scores = made.setup.scorer.scores(made.devices, made.observed, made.history, pool)
     assert set(model.shapes) == {((SCORING_BATCH, 5), (SCORING_BATCH, 4))}
     assert len(model.shapes) == -(-size // SCORING_BATCH)
     np.testing.assert_allclose(scores, pool + 1e-3 * SCORING_BATCH, rtol=1e-6)
@@ -278,7 +279,7 @@ def test_a_reply_without_a_row_that_is_needed_is_refused():
 
 def test_a_streamed_row_with_other_values_is_refused():
     made = fleet(cache_rows=9)
-    made.setup.params["table"][3] += 1
+    made.setup.scorer.params["table"][3] += 1
     sent = Rows.of(Dot(60).init(rng(0, "m"))["table"])
     ids = np.array([[1, 2, 3, 4]], np.int32)
     flat = np.zeros(1, np.float32)
@@ -384,3 +385,133 @@ def test_a_wave_takes_the_same_calls_for_any_number_of_devices():
     batches = -(-5000 // SCORING_BATCH)
     assert many - few < 60 * batches  # what is called per batch of the model; 5,000 devices take no step each
     assert 60 * batches < 5000
+
+
+def merging(slots, **more):
+    """A fleet of one whose pool keeps what newer lists do not name."""
+    made = fleet(pool=slots, **more)
+    made.setup = replace(made.setup, update="merge")
+    return made
+
+
+def pool(made):
+    """(items, cloud scores, ages) of the first device's filled slots."""
+    who = np.array([0])
+    items, cloud, _, age = made.candidates(who)
+    filled = items[0] != 0
+    return items[0, filled].tolist(), cloud[0, filled].tolist(), age[0, filled].tolist()
+
+
+def test_three_lists_merged_by_hand():
+    made = merging(7)
+    high = 1.5**0.5  # 3, 2, 1 standardised: high, 0, -high
+    reply(made, [0], [1, 2, 3])
+    rank(made, 0)
+    assert pool(made) == ([1, 2, 3], pytest.approx([high, 0, -high]), [0, 0, 0])
+    observe(made, 50, 0)
+    reply(made, [0], [4, 2, 5], step=1, usable_at=1.0)
+    rank(made, 1)
+    # The new list first; of the old one what it does not name. 2 is now as the new list has it.
+    assert pool(made) == ([4, 2, 5, 1, 3], pytest.approx([high, 0, -high, high, -high]), [0, 0, 0, 1, 1])
+    observe(made, 4, 1)
+    observe(made, 3, 2)  # two are taken, and leave their places
+    assert pool(made) == ([2, 5, 1], pytest.approx([0, -high, high]), [2, 2, 3])
+    reply(made, [0], [6, 7, 8], step=3, usable_at=3.0)
+    ranking = rank(made, 3)
+    assert pool(made) == ([6, 7, 8, 2, 5, 1], pytest.approx([high, 0, -high, 0, -high, high]), [0, 0, 0, 2, 2, 3])
+    assert ranking.pool_age.tolist() == [0]
+    # Of the constant fusion with all weight on the cloud: 6 and 1 are tied at the top, the newer first.
+    assert ranking.top(2).tolist() == [[6, 1]]
+
+
+def test_a_merged_pool_drops_what_is_oldest():
+    made = merging(5)
+    for step, items in enumerate(([1, 2, 3], [4, 5, 6], [7, 1, 8])):
+        reply(made, [0], items, step=step, usable_at=step)
+        rank(made, step)
+        observe(made, 50 + step, step)
+    # 4, 5, 6, 1, 2 after the second list; 1 is listed again, then 4 and 5 still fit.
+    assert pool(made)[0] == [7, 1, 8, 4, 5]
+    assert pool(made)[2] == [1, 1, 1, 2, 2]
+
+
+def test_what_was_taken_never_comes_back_into_a_merged_pool():
+    made = merging(6)
+    reply(made, [0], [1, 2, 3])
+    rank(made, 0)
+    observe(made, 2, 0)
+    reply(made, [0], [4, 3, 5], step=1, usable_at=25.0)  # asked for at step 1, comes two steps later
+    observe(made, 4, 10)
+    observe(made, 1, 20)
+    rank(made, 25)
+    assert pool(made)[0] == [3, 5]  # 4 was on its way, 1 and 2 were held
+    assert pool(made)[2] == [2, 2]
+
+
+def test_an_empty_reply_leaves_a_merged_pool_as_it_is():
+    made = merging(5)
+    reply(made, [0], [1, 2, 3])
+    rank(made, 0)
+    observe(made, 50, 0)
+    reply(made, [0], [0, 0, 0], step=1, usable_at=1.0)
+    ranking = rank(made, 1)
+    assert pool(made)[0] == [1, 2, 3]
+    assert pool(made)[2] == [1, 1, 1]
+    assert ranking.pool_age.tolist() == [0]  # the cloud knows the newest history and had nothing else to say
+    assert made.received.tolist() == [1]
+
+
+def test_rows_of_a_merged_fleet_do_not_mix():
+    """Many devices with their own lists and choices end like fleets of one."""
+    random = np.random.default_rng(0)
+    lists = [np.argsort(random.random((6, 30)), axis=1)[:, :4].astype(np.int32) + 1 for _ in range(4)]
+    taken = random.integers(1, 31, (4, 6)).astype(np.int32)
+
+    def end(devices):
+        made = fleet(len(devices), pool=7)
+        made.setup = replace(made.setup, update="merge")
+        for step in range(4):
+            none = np.zeros((len(devices), 0), np.int32)
+            replies = Replies(
+                made.devices,
+                np.full(len(devices), step),
+                lists[step][devices],
+                np.tile(np.arange(4, 0, -1, dtype=np.float32), (len(devices), 1)),
+                none,
+                none[..., None].astype(np.int8),
+                none.astype(np.float32),
+                none.any(1),
+                none.sum(1).astype(np.float32),
+            )
+            made.receive(np.arange(len(devices)), replies, np.full(len(devices), float(step)))
+            rank(made, step)
+            observe(made, taken[step, devices], step)
+        return made.items, made.cloud, made.made
+
+    whole = end(np.arange(6))
+    for device in range(6):
+        for one, all_ in zip(end(np.array([device])), whole, strict=True):
+            np.testing.assert_array_equal(one[0], all_[device])
+
+
+def test_own_candidates_join_the_pool_once():
+    model = Dot(60)
+    made = fleet(model=model, fusion=Fusion(0.0), history=[[0, 0, 11, 12, 13]])
+    scorer = ModelScorer(model, model.init(rng(0, "m")), np.arange(1, 61, dtype=np.int32))
+    made.setup = replace(made.setup, scorer=scorer, own=3)
+    made = Fleet(made.setup, made.devices, made.history, 4)
+    who = np.zeros(1, np.int64)
+    best, scores = scorer.own(who, who, made.history, 3)
+    listed = [best[0, 1], 1, 2, 3]  # the second best is in the cloud's list too
+    reply(made, [0], listed)
+    ranking = rank(made, 0)
+    assert ranking.items.tolist() == [[*listed, best[0, 0], 0, best[0, 2]]]
+    _, cloud, device, age = made.candidates(who)
+    assert age.tolist() == [[0, 0, 0, 0, -1, -1, -1]]
+    assert cloud[0, 4:].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(device[0, [4, 6]], scores[0, [0, 2]], rtol=1e-5)
+    assert ranking.top(2).tolist() == [best[0, :2].tolist()]  # all weight on the device
+    observe(made, int(best[0, 0]), 0)
+    after = rank(made, 1).items[0]
+    assert best[0, 0] not in after  # and it is not found again
+    assert (after[4:] != 0).sum() >= 2

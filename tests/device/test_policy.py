@@ -10,6 +10,7 @@ from device.fleet import Fleet, Setup
 from device.fusion import Fusion
 from device.messages import Replies
 from device.policy import Always, Consistency, Every, Never, Random, RequestPolicy, View
+from device.scoring import ModelScorer
 from device.seeds import draws, rng
 
 NOW = np.zeros(1)
@@ -17,17 +18,25 @@ NOW = np.zeros(1)
 
 @dataclass
 class Counted:
-    """Device scores that count how often they are asked for."""
+    """What a view computes on demand; counts how often it is asked for."""
 
-    scores: np.ndarray
+    values: np.ndarray
     calls: int = 0
 
-    def __call__(self):
+    def scores(self):
         self.calls += 1
-        return self.scores
+        return self.values
+
+    def own(self):
+        self.calls += 1
+        return np.array([[4, 6]], np.int32)
+
+    def state(self, history, step):
+        self.calls += 1
+        return np.stack([history[:, -1], step], axis=1).astype(np.float32)
 
 
-def view(cloud=((3, 2, 1),), device=((3, 2, 1),), candidates=((7, 8, 9),), since=(1,), score=None):
+def view(cloud=((3, 2, 1),), device=((3, 2, 1),), candidates=((7, 8, 9),), since=(1,), look=None):
     cloud, device = np.array(cloud, np.float32), np.array(device, np.float32)
     size = len(cloud)
     return View(
@@ -36,11 +45,19 @@ def view(cloud=((3, 2, 1),), device=((3, 2, 1),), candidates=((7, 8, 9),), since
         at=np.zeros(size),
         pool_age=np.full(size, 2),
         since_request=np.array(since),
-        history=np.ones((size, 5), np.int32),
+        history=np.full((size, 5), 6, np.int32),
+        asked_history=np.full((size, 5), 3, np.int32),
         candidates=np.array(candidates, np.int32),
         cloud_scores=cloud,
+        age=np.full(np.shape(candidates), 2),
+        empty=np.zeros(size, np.int64),
         taken=np.zeros(size, np.int64),
-        score=score or Counted(device),
+        misses=np.zeros(size, np.int64),
+        hit_rate=np.zeros(size),
+        idle_s=np.zeros(size),
+        reply_age_s=np.zeros(size),
+        tier=np.zeros(size, np.int64),
+        look=look or Counted(device),
     )
 
 
@@ -57,15 +74,25 @@ def test_the_built_in_policies_fit_the_contract(policy):
 
 
 def test_device_scores_are_computed_when_looked_at_and_once():
-    score = Counted(np.array([[1, 2, 3]], np.float32))
-    seen = view(score=score)
+    look = Counted(np.array([[1, 2, 3]], np.float32))
+    seen = view(look=look)
     for policy in (Never(), Always(), Every(), Random()):
         policy.urgency(seen, rows(1))
-    assert score.calls == 0
+    assert look.calls == 0
     assert Consistency().urgency(seen, rows(1)) == [1.0]  # 3 2 1 against 1 2 3: as far apart as can be
-    assert score.calls == 1
-    np.testing.assert_array_equal(seen.device_scores, score.scores)
-    assert score.calls == 1
+    assert look.calls == 1
+    np.testing.assert_array_equal(seen.device_scores, look.values)
+    assert look.calls == 1
+
+
+def test_own_candidates_and_states_are_computed_when_looked_at_and_once():
+    look = Counted(np.zeros((1, 3), np.float32))
+    seen = view(since=(3,), look=look)
+    for _ in range(2):
+        assert seen.own.tolist() == [[4, 6]]
+        assert seen.state.tolist() == [[6, 4]]  # after the history of step 4
+        assert seen.asked_state.tolist() == [[3, 1]]  # 3 interactions before, as it was uploaded then
+    assert look.calls == 3
 
 
 def test_valid_is_where_a_slot_is_filled():
@@ -158,8 +185,8 @@ class Says:
 
 def fleet(policy, price=0.0, size=2, model=None, alpha=1.0):
     model = model or Dot(30)
-    setup = Setup(model, model.init(rng(0, "m")), policy, Fusion(alpha), price, seed=1)
-    made = Fleet(setup, np.arange(size), np.ones((size, 4), np.int32), pool=3)
+    setup = Setup(ModelScorer(model, model.init(rng(0, "m"))), policy, Fusion(alpha), price, seed=1, listed=5, tier=2)
+    made = Fleet(setup, np.arange(size), np.ones((size, 4), np.int32), slots=3)
     everyone = np.arange(size)
     items = np.tile(np.array([11, 12, 13], np.int32), (size, 1))
     scores = np.tile(np.array([3, 2, 1], np.float32), (size, 1))
@@ -209,10 +236,37 @@ def test_what_a_policy_sees_after_an_interaction():
     assert seen.step.tolist() == seen.pool_age.tolist() == seen.since_request.tolist() == [1, 1]
     assert seen.history.tolist() == [[1, 1, 1, 21], [1, 1, 1, 12]]
     assert seen.candidates.tolist() == [[11, 12, 13], [11, 0, 13]]  # what was taken is out of the pool
-    assert seen.cloud_scores[:, [0, 2]].tolist() == [[3, 1], [3, 1]]
+    # 3, 2, 1 standardised: mean 2, variance 2/3
+    np.testing.assert_allclose(seen.cloud_scores[:, [0, 2]], [[1.5**0.5, -(1.5**0.5)]] * 2, rtol=1e-6)
     assert seen.taken.tolist() == [0, 2]
     assert seen.at.tolist() == [1.0, 1.0]
+    assert seen.asked_history.tolist() == [[1, 1, 1, 1]] * 2  # nothing was asked for since the start
+    assert seen.age[:, [0, 2]].tolist() == [[1, 1]] * 2
+    assert seen.empty.tolist() == [2, 2]  # 3 candidates where 5 are listed
+    assert seen.misses.tolist() == [1, 0]
+    assert seen.hit_rate.tolist() == [0.0, pytest.approx(0.2)]
+    assert seen.idle_s.tolist() == [0.0, 0.0]
+    assert seen.reply_age_s.tolist() == [1.0, 1.0]
+    assert seen.tier.tolist() == [2, 2]
+    assert seen.own.shape == (2, 0)
     np.testing.assert_array_equal(seen.device_scores, made.scores(np.arange(2)))
+
+
+def test_what_a_policy_sees_after_several_interactions():
+    policy = Says(np.array([1.0, -1.0]))
+    made = fleet(policy)
+    step(made)  # device 0 asks with 21 as its newest item
+    made.rank(np.arange(2), np.full(2, 4.0))
+    step(made, taken=(22, 23), rank=(1, 0), at=4.0)
+    seen = policy.views[-1]
+    assert seen.asked_history.tolist() == [[1, 1, 1, 21], [1, 1, 1, 1]]
+    assert seen.since_request.tolist() == [1, 2]
+    assert seen.misses.tolist() == [1, 1]
+    # hits 0 then 1: 0.8 * 0 + 0.2; hits 1 then 0: 0.8 * 0.2
+    np.testing.assert_allclose(seen.hit_rate, [0.2, 0.16])
+    assert seen.idle_s.tolist() == [3.0, 3.0]
+    assert seen.reply_age_s.tolist() == [4.0, 4.0]
+    assert seen.age.tolist() == [[2, 2, 2]] * 2
 
 
 def test_since_request_starts_again_at_a_request_and_waiting_devices_are_not_asked():

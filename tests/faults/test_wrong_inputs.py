@@ -16,13 +16,11 @@ from tiny import TOML, Said, changed, tandemrec, written
 
 from device.errors import ConfigError, ContractError, DataError, RunError, WireError
 from device.export import export_onnx
-from device.fleet import Setup, score_in_batches
-from device.fusion import Fusion
-from device.model import DeviceModel
+from device.model import DeviceModel, Items, Scores
 from device.models.onnx_file import OnnxFile
 from device.models.sasrec import SASRec
 from device.models.torch_model import as_device_model
-from device.policy import Never
+from device.scoring import ModelScorer
 from device.seeds import rng
 from simulation.config import load_config
 from simulation.data.read import read
@@ -180,8 +178,9 @@ def test_data_that_leave_nothing_to_replay(folder: Path) -> None:
 # Device models
 
 
-def setup(model: DeviceModel) -> Setup:
-    return Setup(model, model.init(rng(0, "weights")), Never(), Fusion(), 0.0, 0)
+def scores(model: DeviceModel, histories: Items, candidates: Items) -> Scores:
+    who = np.arange(len(histories))
+    return ModelScorer(model, model.init(rng(0, "weights"))).scores(who, who, histories, candidates)
 
 
 def small_sasrec() -> SASRec:
@@ -204,14 +203,14 @@ def test_an_item_that_the_model_does_not_know(form: str, history: int, candidate
     histories = np.array([[0, 1, 10], [2, 3, history]], np.int32)
     pools = np.array([[4, 5], [6, candidate]], np.int32)
     with pytest.raises(ContractError) as caught:
-        score_in_batches(setup(model), histories, pools)
+        scores(model, histories, pools)
     name = "TorchModel" if form == "torch" else "OnnxFile"
     has_all(
         caught.value,
         f"device model {name} does not know all items: histories go up to id {history}, candidates up to {candidate}",
         "build or train it for this data set",
     )
-    assert score_in_batches(setup(model), np.minimum(histories, 10), np.minimum(pools, 10)).shape == (2, 2)
+    assert scores(model, np.minimum(histories, 10), np.minimum(pools, 10)).shape == (2, 2)
 
 
 def test_a_model_file_of_a_smaller_catalogue_in_an_experiment(folder: Path, small_onnx: Path) -> None:
@@ -366,13 +365,13 @@ DAMAGE = ["cut", "empty", "first bit", "middle bit", "last bit"]
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_request_changes_nothing_in_the_cloud(asking: tuple[World, Any], how: str) -> None:
     world, wave = asking
-    told, booked = world.gateway.told.copy(), len(world.ledger.columns()["device"])
+    told, booked = world.gateway.memory.told.copy(), len(world.ledger.columns()["device"])
     bodies = [*wave.requests[:4], altered(wave.requests[4], how), wave.requests[5]]
     with pytest.raises(WireError) as caught:
         world.gateway.answer(bodies, wave.asked_at)
     has_all(caught.value, "message 4 of 6", "expected", "found")
     assert "discard" in str(caught.value)
-    assert np.array_equal(world.gateway.told, told)
+    assert np.array_equal(world.gateway.memory.told, told)
     assert len(world.ledger.columns()["device"]) == booked
     assert len(world.gateway.answer(wave.requests, wave.asked_at).bodies) == 6  # the whole ones are answered
 
@@ -432,13 +431,13 @@ def test_a_disk_that_is_full_at_the_last_moment(folder: Path, monkeypatch: pytes
 PLACES = ["simulation.handout.save_file", "simulation.experiment.save_file", "cloud.training.save_file"]
 
 
-@pytest.mark.parametrize("place", [*PLACES, "simulation.prepare.write_text"])
+@pytest.mark.parametrize("place", [*PLACES, "simulation.choosing.write_text"])
 def test_a_full_disk_elsewhere_is_one_message_too(folder: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setattr(place, full)
     assert "No space left on device" in failed(tandemrec("run", written(folder, TOML)))
 
 
-@pytest.mark.parametrize("place", [*PLACES, "simulation.prepare.write_text"])
+@pytest.mark.parametrize("place", [*PLACES, "simulation.choosing.write_text"])
 def test_a_full_disk_elsewhere_leaves_nothing_half_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

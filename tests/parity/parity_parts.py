@@ -7,10 +7,11 @@ import numpy as np
 
 from cloud.gateway import Gateway
 from cloud.ledger import Ledger
+from simulation.choosing import choose
 from simulation.config_tables import ExperimentConfig
 from simulation.experiment import labelled, together
 from simulation.handout import bounds, read_handout, write_handout
-from simulation.prepare import choose, prepare
+from simulation.prepare import prepare
 from simulation.replay import replay
 from simulation.runs import decision_hash
 from simulation.wire import pack_delivery, pack_wave, part_of, unpack_delivery, unpack_wave

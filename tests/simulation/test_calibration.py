@@ -10,9 +10,11 @@ from device.fleet import Setup
 from device.fusion import Fusion
 from device.messages import Codec
 from device.policy import Always, Consistency, Every, Never, Random
+from device.scoring import ModelScorer
 from device.seeds import rng
+from simulation import choosing
 from simulation import prepare as preparing
-from simulation.calibration import ALPHAS, NORMALISATIONS, Validation, Watch, find_fusion, find_price
+from simulation.calibration import ALPHAS, NORMALISATIONS, Rehearsal, Watch, find_fusion, find_price, find_prices, ndcg
 from simulation.config_tables import ExperimentConfig
 from simulation.metrics import NDCG
 from simulation.network import Ideal
@@ -37,12 +39,12 @@ def validation(devices=50, steps=8, link=None, seconds=None, seed=0):
         cache_rows=0,
         seed=5,
     )
-    return Validation(lived, service, [1000])
+    return Rehearsal(lived, service, [1000], slots=30)
 
 
 def setups(policy, price=0.0, fusion=None):
     model = Dot(N)
-    return [Setup(model, model.init(rng(1, "w")), policy, fusion or Fusion(), price, seed=3)]
+    return [Setup(ModelScorer(model, model.init(rng(1, "w"))), policy, fusion or Fusion(), price, seed=3)]
 
 
 def ratio_at(replayed, policy, price):
@@ -65,6 +67,36 @@ def test_the_price_allows_for_waiting(policy):
     assert abs(ratio_at(replayed, policy, price) - 0.3) < 0.02
     out_of_reach = find_price(replayed, setups(policy), 0.9)
     assert ratio_at(replayed, policy, out_of_reach) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("policy", [Random(), Every(), Consistency("rbo")])
+def test_several_ratios_share_their_replays(policy, monkeypatch):
+    ratios = [0.5, 0.1, 0.3, 0.1, 0.05]
+    replayed, seen, real = validation(), [], Rehearsal.run
+
+    def spy(self, setups, *arguments, **named):
+        seen.append(setups[0].price)
+        return real(self, setups, *arguments, **named)
+
+    monkeypatch.setattr(Rehearsal, "run", spy)
+    prices = find_prices(replayed, setups(policy), ratios)
+    assert len(seen) == len(set(seen))  # no price is tried twice
+    together = len(seen)
+    alone = []
+    for ratio in ratios:
+        seen.clear()
+        find_price(replayed, setups(policy), ratio)
+        alone.append(len(seen))
+    assert together < sum(alone)
+    assert prices[1] == prices[3]
+    order = np.argsort(ratios)
+    assert (np.diff(np.array(prices)[order]) <= 0).all()  # more requests at a lower price
+    for price, ratio in zip(prices, ratios, strict=True):
+        assert abs(ratio_at(replayed, policy, price) - ratio) < 0.02
+
+
+def test_no_ratio_needs_no_price():
+    assert find_prices(validation(5, 3), setups(Random()), []) == []
 
 
 @pytest.mark.parametrize("policy", [Never(), Always()])
@@ -111,7 +143,8 @@ def test_equal_fusions_go_to_the_smaller_weight_of_the_cloud():
 
     replayed = validation(20, 4)
     replayed = replace(replayed, service=replace(replayed.service, generator=Agrees(N)))
-    setup = replace(setups(Random(0.5))[0], model=ById(N))
+    (setup,) = setups(Random(0.5))
+    setup = replace(setup, scorer=replace(setup.scorer, model=ById(N)))
     assert find_fusion(replayed, [setup]) == Fusion(0.0, NORMALISATIONS[0])
 
 
@@ -122,8 +155,8 @@ def test_watching_changes_nothing():
     watched = replayed.run(setups(Consistency(), 0.5), watch)
     for name, values in plain.items():
         np.testing.assert_array_equal(watched[name], values, err_msg=name)
-    assert sum(len(part) for part in watch.target) == 200
-    assert watch.ndcg(Fusion()) == pytest.approx(NDCG(10).of(plain["rank"], plain["ties"]).mean())
+    assert sum(len(part.taken) for part in watch.parts) == 200
+    assert ndcg(watch.together(), Fusion()) == pytest.approx(NDCG(10).of(plain["rank"], plain["ties"]).mean())
 
 
 def config(**changes):
@@ -152,7 +185,7 @@ def silent(line):
 
 def test_validation_ends_where_the_test_begins(tmp_path):
     prepared = preparing.prepare(config(), tmp_path, silent)
-    split, replayed = prepared.split, preparing.validation_replay(prepared)
+    split, replayed = prepared.split, choosing.validation_replay(prepared)
     assert replayed.timeline.items.shape == (40, 5)
     for row, user in enumerate(prepared.users):
         begin, end = split.train_end[user], split.valid_end[user]
@@ -165,14 +198,14 @@ def test_validation_ends_where_the_test_begins(tmp_path):
 
 def test_every_replay_of_the_calibration_is_a_validation_replay(tmp_path, monkeypatch):
     prepared = preparing.prepare(config(), tmp_path, silent)
-    seen, real = [], Validation.run
+    seen, real = [], Rehearsal.run
 
     def spy(self, *arguments, **named):
         seen.append(self.timeline)
         return real(self, *arguments, **named)
 
-    monkeypatch.setattr(Validation, "run", spy)
-    chosen = preparing.choose(prepared, silent)
+    monkeypatch.setattr(Rehearsal, "run", spy)
+    chosen = choosing.choose(prepared, silent)
     assert len(seen) > 8
     assert len(chosen) == 3
     data, ends = prepared.split.data, prepared.split.valid_end[prepared.users]
@@ -201,7 +234,7 @@ def test_other_test_events_give_the_same_choices(tmp_path, monkeypatch):
             prepared.timeline.histories.tolist(),
             prepared.service.generator.inner.scorer.popularity.counts.tolist(),
         ]
-        chosen.append((prepared.timeline.items.tolist(), preparing.choose(prepared, silent), histories))
+        chosen.append((prepared.timeline.items.tolist(), choosing.choose(prepared, silent), histories))
     assert chosen[0][0] != chosen[1][0]
     assert chosen[0][1:] == chosen[1][1:]
 
@@ -221,21 +254,21 @@ def test_other_validation_events_give_other_choices(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(preparing, "make_split", shifted)
             prepared = preparing.prepare(config(), tmp_path / str(number), silent)
-        chosen.append(preparing.choose(prepared, silent))
+        chosen.append(choosing.choose(prepared, silent))
     assert chosen[0] != chosen[1]
 
 
 def test_choices_are_made_once_and_kept(tmp_path, monkeypatch):
     prepared = preparing.prepare(config(), tmp_path, silent)
-    chosen = preparing.choose(prepared, silent)
-    monkeypatch.setattr(preparing, "find_price", lambda *_: pytest.fail("looked for again"))
-    assert preparing.choose(prepared, silent) == chosen
+    chosen = choosing.choose(prepared, silent)
+    monkeypatch.setattr(choosing, "find_prices", lambda *_: pytest.fail("looked for again"))
+    assert choosing.choose(prepared, silent) == chosen
     fixed = config(
         policies=[{"class": "device.policy:Random", "price": 0.7}],
         device={"model": {"class": "loop_parts:Dot"}, "history": 6, "fusion": {"alpha": 0.3, "normalise": "rank"}},
     )
-    given = preparing.choose(preparing.prepare(fixed, tmp_path, silent), silent)
-    assert list(given.values()) == [preparing.Chosen(0.7, 0.3, "rank")]
+    given = choosing.choose(preparing.prepare(fixed, tmp_path, silent), silent)
+    assert list(given.values()) == [preparing.Chosen(0.7, Fusion(0.3, "rank"))]
 
 
 SIZES = {
@@ -255,10 +288,10 @@ def test_bytes_of_the_three_ways_to_hold_the_item_table(tmp_path, items):
     assert prepared.model_bytes == [SIZES[items]]
     (rows,) = prepared.service.rows
     assert (rows is not None) == (items == "streamed")
-    policy, chosen = prepared.config.all_policies[0], preparing.Chosen(0.0, 0.5, "rank")
-    (setup,) = preparing.setups(prepared.config, prepared.installed, policy, chosen)
+    policy, chosen = prepared.config.all_policies[0], preparing.Chosen(0.0, Fusion(0.5, "rank"))
+    (setup,) = preparing.setups(prepared.config, prepared.installed, policy, chosen, prepared.popular)
     assert setup.cache_rows == (40 if items == "streamed" else 0)
-    table, exact = setup.params["table"], Dot(60, 6).init(rng(4, "device model", "phone"))["table"]
+    table, exact = setup.scorer.params["table"], Dot(60, 6).init(rng(4, "device model", "phone"))["table"]
     if items == "resident":
         np.testing.assert_array_equal(table, exact)
     else:

@@ -19,12 +19,12 @@ def listed(kind: str) -> dict[str, dict[str, Any]]:
 
 def test_there_is_something_of_every_kind() -> None:
     assert {entry["kind"] for entry in entries()} == set(PACKAGES)
-    assert {path.partition(":")[2] for path in listed("policy")} == {
-        "Never",
-        "Always",
-        "Every",
-        "Random",
-        "Consistency",
+    published = {"intellectreq:IntellectReq", "metacontroller:MetaController"}
+    published |= {f"lsc4rec:{name}" for name in ("BatchScore", "Displacement", "InvalidCount")}
+    signals = {f"signals:{name}" for name in ("Misses", "OutOfPool", "RankGap", "SinceReply")}
+    assert set(listed("policy")) == {
+        *(f"device.policy:{name}" for name in ("Never", "Always", "Every", "Random", "Consistency")),
+        *(f"device.policies.{name}" for name in {"gain:Gain"} | published | signals),
     }
     assert {path for path in listed("generator") if "floors" in path} == {
         f"cloud.generators.floors:{name}" for name in ("Popularity", "Markov", "IdCounter")

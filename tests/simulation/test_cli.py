@@ -26,8 +26,20 @@ from simulation.reference import reference
 from simulation.runs import FILES, REPORT, Run
 
 ROOT = Path(__file__).parents[2]
-NAMES = {"run", "evaluate", "compare", "report", "check", "export", "bench", "list", "doctor", "data"}
-WITH_FIGURES = ["run", "evaluate", "compare", "check", "export", "data inspect", "bench", "list", "doctor"]
+NAMES = {"run", "sweep", "lag", "evaluate", "compare", "report", "check", "export", "bench", "list", "doctor", "data"}
+WITH_FIGURES = [
+    "run",
+    "sweep",
+    "evaluate",
+    "lag",
+    "compare",
+    "check",
+    "export",
+    "data inspect",
+    "bench",
+    "list",
+    "doctor",
+]
 
 
 def leaves(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -171,11 +183,11 @@ def test_resume_keeps_what_was_finished(
     words = ["run", workshop / "tiny.toml", "--runs", tmp_path]
     replayed, real = [], experiment.replay_policy
 
-    def counted(prepared: Any, policy: Any, exchange: Any, job: Any) -> Any:
-        replayed.append(policy.label)
+    def counted(prepared: Any, what: Any, exchange: Any, job: Any) -> Any:
+        replayed.append(what[0].label)
         if len(replayed) == 2:
             raise RunError("the power went")
-        return real(prepared, policy, exchange, job)
+        return real(prepared, what, exchange, job)
 
     monkeypatch.setattr(experiment, "replay_policy", counted)
     said = tandemrec(*words)

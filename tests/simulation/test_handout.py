@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from device.errors import RunError
+from device.fusion import AGE_EDGES, Fusion, FusionByAge
 from device.seeds import rng
 from simulation.config import load_config
 from simulation.handout import Handout, bounds, read_handout, write_handout
 from simulation.prepare import Chosen, Prepared, prepare
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CHOSEN = {label: Chosen(0.25, 0.3, "minmax") for label in ("never", "always", "every steps=2")}
+CHOSEN = {label: Chosen(0.25, Fusion(0.3, "minmax")) for label in ("never", "always", "every steps=2")}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,27 @@ def test_other_choices_go_into_another_folder(prepared: Prepared) -> None:
     assert second != folder
     assert read_handout(str(second)).chosen == other
     assert read_handout(str(folder)).chosen == CHOSEN
+
+
+def test_a_fusion_by_age_and_what_was_learned_survive(prepared: Prepared) -> None:
+    numbers = rng(0, "learned").normal(size=(3, 2)).astype(np.float32)
+    size = len(AGE_EDGES) + 1
+    fusion = FusionByAge(0.7, tuple(i / 3 for i in range(size)), tuple(-i / 7 for i in range(size)))
+    other = {label: Chosen(0.25, fusion, {"w": numbers, "b": numbers[0]}) for label in CHOSEN}
+    read = read_handout(str(write_handout(prepared, other))).chosen
+    assert read.keys() == CHOSEN.keys()
+    for one in read.values():
+        assert one.price == 0.25
+        assert isinstance(one.fusion, FusionByAge)
+        assert one.fusion.device_weight == 0.7
+        assert tuple(one.fusion.cloud_weight) == fusion.cloud_weight
+        assert tuple(one.fusion.bias) == fusion.bias
+        assert one.learned is not None
+        assert one.learned.keys() == {"w", "b"}
+        assert (one.learned["w"] == numbers).all()
+        assert one.learned["w"].dtype == np.float32
+        assert one.learned_bytes == 2 + 1 + (1 + 1 + 1 + 1 + 2 + 24) + (1 + 1 + 1 + 1 + 1 + 8) + 4
+    assert Chosen(0.25, fusion).learned_bytes == 0
 
 
 def test_a_folder_that_is_there_is_not_written_again(prepared: Prepared) -> None:

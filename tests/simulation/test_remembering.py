@@ -31,9 +31,9 @@ def history(devices: NDArray[np.int64], steps: NDArray[np.int64]) -> Items:
     return np.stack([devices + 1, steps + 1], axis=1).astype(np.int32)
 
 
-def ask(generator: CandidateGenerator, pairs: list[tuple[int, int]], seed: int = 0) -> Generated:
+def ask(generator: CandidateGenerator, pairs: list[tuple[int, int]], seed: int = 0, k: int = 3) -> Generated:
     devices, steps = np.array(pairs, np.int64).reshape(-1, 2).T
-    return generator.generate(history(devices, steps), 3, rng=draws(seed, "generator", devices, steps))
+    return generator.generate(history(devices, steps), k, rng=draws(seed, "generator", devices, steps))
 
 
 def same(one: Generated, other: Generated) -> bool:
@@ -85,3 +85,24 @@ def test_the_same_request_twice_in_one_batch() -> None:
     assert same(ask(remembering, [(1, 1), (1, 1), (2, 1)]), ask(Drawn(), [(1, 1), (1, 1), (2, 1)]))
     assert same(ask(remembering, [(3, 1), (2, 1)]), ask(Drawn(), [(3, 1), (2, 1)]))
     assert len(inner.asked) == 3
+
+
+@given(st.lists(st.tuples(batch, st.integers(2, 6)), min_size=1, max_size=8), st.booleans())
+def test_lists_of_several_lengths(batches: list[tuple[list[tuple[int, int]], int]], costs: bool) -> None:
+    inner = Drawn(costs=costs)
+    remembering = Remembering(inner)
+    for pairs, k in batches:
+        made = ask(remembering, pairs, k=k)
+        assert made.items.shape == (len(pairs), k)
+        assert same(made, ask(Drawn(costs=costs), pairs, k=k))
+    assert len(inner.asked) == len({(one, k) for pairs, k in batches for one in pairs})
+
+
+def test_a_list_that_is_too_long_is_not_hidden() -> None:
+    """Who asked sees it as it is and can refuse it."""
+
+    class Long(Drawn):
+        def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
+            return super().generate(histories, k + 2, rng=rng)
+
+    assert ask(Remembering(Long()), [(1, 1)]).items.shape == (1, 5)

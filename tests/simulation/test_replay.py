@@ -150,7 +150,7 @@ def test_the_snapshot_of_a_shard_with_two_tiers_and_an_empty_one():
     lived = random_timeline(7, 4, N, tier=[0, 2, 0, 2, 2, 0, 0])
     world = World(random_timeline(7, 4, N), N, policy=Random(0.5))
     (setup,) = (fleet.setup for fleet in world.shard().fleets)
-    shard, other = (Shard([setup] * 3, lived, pool=8, history=4, codec=world.codec) for _ in range(2))
+    shard, other = (Shard([setup] * 3, lived, slots=8, history=4, codec=world.codec) for _ in range(2))
     first = world.install()
     shard.wave(1, first)
     other.restore(shard.snapshot())

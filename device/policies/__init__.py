@@ -1,0 +1,1 @@
+"""Request policies of the literature and our own; each file is one policy or one family."""

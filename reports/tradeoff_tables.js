@@ -1,0 +1,164 @@
+// ---- tables
+const boundName = () => (data.bounds.length ? data.bounds[state.bound].label : "bound");
+function heading(table, ...titles) {
+  const cells = titles.map((title) => {
+    const [main, small] = [].concat(title);
+    return html("th", { scope: "col", ...(main.startsWith("Points") ? { class: "word" } : {}) }, main, small ? html("small", {}, small) : null);
+  });
+  byId(table).tHead.replaceChildren(html("tr", {}, ...cells));
+}
+const name = (policy, note) => html("th", { scope: "row" }, html("span", { class: "name" }, key(policy), html("span", {}, policy.label, note ? html("small", {}, note) : null)));
+const cell = (main, small) => html("td", {}, main, small ? html("small", {}, small) : null);
+const shareCell = (ends) => (ends && known(ends[0]) && Number.isFinite(ends[0]) ? cell(`${whole(ends[0])} %`, `[${whole(ends[1])}, ${whole(ends[2])}]`) : cell(ABSENT));
+function note(policy) {
+  const costs = policy.points.map((point) => data.cost[state.axis][point]).filter(known);
+  if (policy.family !== data.floor) return policy.family;
+  return costs.length ? `reference, spends ${cost(costs[0])}` : "reference";
+}
+function reach(policy) {
+  const costs = policy.points.map((point) => data.cost[state.axis][point]).filter(known);
+  if (!costs.length) return "cost unknown";
+  const [low, high] = [cost(Math.min(...costs)), cost(Math.max(...costs))];
+  return low === high ? `only at ${low}` : `from ${low} to ${high}`;
+}
+function fillReadings() {
+  heading("readings", "Policy", [measureTitle(), "95 % interval"], ["Recovered", "of never to always"], ["Of the gain", `of ${boundName()}`], ["Installed", "bytes per device"]);
+  const found = data.policies.map((policy) => ({ policy, reading: read(policy, state.at) }));
+  const rows = found.filter((one) => one.reading).map(({ policy, reading }) => ({
+    value: reading.value[0], policy, reading,
+    row: html("tr", policy.family === data.floor ? { class: "reference" } : {}, name(policy, note(policy)),
+      cell(decimal(reading.value[0]), `[${decimal(reading.value[1])}, ${decimal(reading.value[2])}]`),
+      shareCell(reading.recovered), shareCell(reading.ofBound), cell(bytes(reading.install))),
+  }));
+  const top = onBoundAxis() && data.bounds.length ? boundAt(data.bounds[state.bound], state.at) : null;
+  if (known(top)) rows.push({ value: top, row: boundRow(top) });
+  rows.sort((a, b) => b.value - a.value);
+  const beyond = found.filter((one) => !one.reading).map(({ policy }) =>
+    html("tr", { class: "beyond" }, name(policy, reach(policy)), ...[1, 2, 3, 4].map(() => cell(ABSENT))));
+  byId("readings").tBodies[0].replaceChildren(...rows.map((one) => one.row), ...beyond);
+  const best = rows.find((one) => one.policy && one.policy.family !== data.floor && one.policy.family !== data.bound);
+  const at = `At ${cost(state.at)} (${axis().title.toLowerCase()}) `;
+  byId("reading").textContent = best
+    ? `${at}“${best.policy.label}” is best: ${measureTitle()} ${decimal(best.value)}, ${whole(best.reading.recovered[0])} % of the way from never to always asking.`
+    : `${at}no policy has a point.`;
+}
+function boundRow(top) {
+  const values = data.values[state.measure];
+  const share = (top - values[data.never]) / (values[data.always] - values[data.never]);
+  const label = html("th", { scope: "row" }, boundName(), html("small", {}, "bound, knows the future"));
+  return html("tr", { class: "reference bound" }, label, cell(decimal(top)), cell(`${whole(share)} %`), cell("100 %"), cell(ABSENT));
+}
+const third = (value) => value.toFixed(3).replace("-", "−");
+function areaCell([value, low, high, from, to]) {
+  return html("td", {}, third(value), html("small", {}, `[${third(low)}, ${third(high)}]`), html("small", {}, `${percent(from)} to ${percent(to)}`));
+}
+function fillFront() {
+  const front = data.front[state.measure][state.axis];
+  const areas = onBoundAxis() && data.bounds.length ? data.area[boundName()] : null;
+  byId("front-lead").textContent = `${measureTitle()} against ${axis().title.toLowerCase()}. In brackets the share of resamples in which a point is Pareto-optimal.`;
+  heading("front", "Policy", ["Points on the front", "bold; others that are on it in 5 % of resamples or more"], ["Normalised area", "0 random, 1 bound"], ["Hypervolume", "larger is better"]);
+  const rows = data.policies.map((policy, i) => ({ policy, i })).filter(({ policy }) => policy.family !== data.bound);
+  rows.sort((a, b) => data.volume[state.measure][state.axis][b.i][0] - data.volume[state.measure][state.axis][a.i][0]);
+  byId("front").tBodies[0].replaceChildren(...rows.map(({ policy, i }) => {
+    const on = policy.points.filter((point) => front.inside[point] || front.share[point] >= 0.05).map((point) => {
+      const text = `${cost(data.cost[state.axis][point])} (${whole(front.share[point])} %)`;
+      return html(front.inside[point] ? "strong" : "span", { class: "point" }, text);
+    });
+    const area = areas && areas[i];
+    const volume = data.volume[state.measure][state.axis][i];
+    const number = (value) => (value === 0 ? "0" : value.toPrecision(3));
+    return html("tr", policy.family === data.floor ? { class: "reference" } : {}, name(policy, policy.family === data.floor ? "reference" : policy.family),
+      html("td", { class: "wrap" }, ...(on.length ? on : ["none"])),
+      area ? areaCell(area) : cell(ABSENT),
+      cell(number(volume[0]), `[${number(volume[1])}, ${number(volume[2])}]`));
+  }));
+}
+const probability = (p) => (!known(p) ? "p unknown" : p < 0.001 ? "p < 0.001" : `p ${p.toFixed(3)}`);
+function leadCell([, at, mean, low, high, dz, p], own) {
+  const made = html("td", known(p) && p < 0.05 ? { class: "sure" } : {}, decimal(mean, "+"));
+  if (known(low)) made.append(html("small", {}, `[${decimal(low)}, ${decimal(high)}]`));
+  made.append(html("small", {}, `${probability(p)}${known(dz) ? `, d ${dz.toFixed(2).replace("-", "−")}` : ""}`));
+  if (own) made.append(html("small", {}, `at ${percent(at)}`));
+  return made;
+}
+function fillLeads() {
+  const rows = data.leads[state.measure][state.against];
+  byId("leads-lead").textContent = `Policy minus ${state.against} in ${measureTitle()}, each user against itself at the same realised request ratio, with 95 % t interval, p (Holm-corrected over all ${rows.length} cells) and d (the mean of the differences over their standard deviation). Bold: p below 0.05.`;
+  const free = (i) => data.policies[i].points.every((point) => !known(data.budget[point]));
+  const places = [...new Set(rows.filter(([i]) => !free(i)).map(([, at]) => at))].sort((a, b) => a - b);
+  const own = rows.some(([i]) => free(i));
+  heading("leads", "Policy", ...places.map((at) => percent(at, 0)), ...(own ? [["No budget", "at its own ratio"]] : []));
+  const policies = data.policies.filter((_, i) => rows.some((row) => row[0] === i));
+  byId("leads").tBodies[0].replaceChildren(...policies.map((policy) => {
+    const mine = rows.filter((row) => data.policies[row[0]] === policy);
+    const alone = free(data.policies.indexOf(policy));
+    const cells = places.map((at) => mine.find((row) => !alone && row[1] === at)).map((row) => (row ? leadCell(row, false) : cell(ABSENT)));
+    if (own) cells.push(alone ? leadCell(mine[0], true) : cell(ABSENT));
+    return html("tr", policy.family === data.floor ? { class: "reference" } : {}, name(policy), ...cells);
+  }));
+}
+
+// ---- controls
+function setBudget(at) {
+  const { low, high, step } = domain();
+  state.at = Math.min(Math.max(low + Math.round((at - low) / step) * step, low), high);
+  const slider = byId("budget");
+  slider.max = Math.round((high - low) / step);
+  slider.value = Math.round((state.at - low) / step);
+  slider.setAttribute("aria-valuetext", cost(state.at));
+  byId("budget-text").textContent = cost(state.at);
+  drawCursor();
+  fillReadings();
+}
+function redraw(at) {
+  drawChart();
+  fillFront();
+  fillLeads();
+  setBudget(at);
+}
+function start() {
+  const { low, high } = domain();
+  return state.axis === "requests" && high >= 0.2 ? 0.2 : low + 0.4 * (high - low);
+}
+function choices(id, options, change) {
+  byId(id).append(...options.map(([value, text]) => html("option", { value }, text)));
+  byId(id).addEventListener("change", () => change(byId(id).value));
+}
+function boundKey(curve) {
+  const line = { x1: 0, x2: 34, y1: 7, y2: 7, stroke: "#333b44", "stroke-width": 1.8, "stroke-dasharray": boundDash(curve) };
+  return svg("svg", { class: "key", viewBox: "0 0 34 14", "aria-hidden": "true" }, svg("line", line));
+}
+function legendButton(one, picture) {
+  const button = html("button", { type: "button", "aria-pressed": String(!state.hidden.has(one)) }, picture, html("span", {}, one.label));
+  button.addEventListener("click", () => {
+    if (!state.hidden.delete(one)) state.hidden.add(one);
+    button.setAttribute("aria-pressed", String(!state.hidden.has(one)));
+    redraw(state.at);
+  });
+  const fade = (on) => document.querySelectorAll("#chart g.line").forEach((line) => line.classList.toggle("away", on && line.dataset.policy !== one.label));
+  const fades = lines.includes(one) ? [["pointerenter", true], ["pointerleave", false], ["focus", true], ["blur", false]] : [];
+  for (const [event, on] of fades) button.addEventListener(event, () => fade(on && !state.hidden.has(one)));
+  return button;
+}
+function fillLegend() {
+  byId("legend").replaceChildren(...lines.map((one) => legendButton(one, key(one))), ...data.bounds.map((one) => legendButton(one, boundKey(one))));
+}
+choices("measure", data.measures.map((one) => [one.key, one.title]), (value) => { state.measure = value; redraw(state.at); });
+choices("axis", data.axes.map((one) => [one.key, one.title]), (value) => { state.axis = value; redraw(start()); });
+choices("bound", data.bounds.map((one, i) => [i, one.label]), (value) => { state.bound = Number(value); redraw(state.at); });
+choices("against", data.policies.map((one) => [one.label, one.label]), (value) => { state.against = value; fillLeads(); });
+byId("against").value = state.against;
+byId("bound-label").hidden = data.bounds.length < 2;
+byId("budget").addEventListener("input", () => { const { low, step } = domain(); setBudget(low + Number(byId("budget").value) * step); });
+byId("toggle-all").addEventListener("click", () => {
+  const all = state.hidden.size === 0;
+  state.hidden = new Set(all ? lines : []);
+  byId("toggle-all").textContent = all ? "Show all" : "Hide all";
+  fillLegend();
+  redraw(state.at);
+});
+byId("live").hidden = false;
+fillLegend();
+redraw(start());
+let width = window.innerWidth;
+window.addEventListener("resize", () => { if (window.innerWidth !== width) { width = window.innerWidth; redraw(state.at); } });

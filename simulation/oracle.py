@@ -1,0 +1,239 @@
+"""The exact optimum of when to ask: dynamic programming over the rewards that every possible pool would have earned.
+
+A log tells what a device would have earned at step t = 1..S with a pool made at any earlier step s (s = 0: the first
+list; s >= 1: a request at the end of step s, answered before step s + 1). So the best schedule of each user is known in
+hindsight: an upper bound for every policy, which no policy can reach without knowing the future. Two worlds:
+
+* *replaced*: a new list takes the place of the old one; the state is s, the step the pool was made at.
+* *merged*: the pool holds the two newest lists; the state is (s1, s2), s1 < s2, and a request at the end of step t
+  leads to (s2, t). A device begins in (0, 0): the first list alone.
+
+Every recursion runs forward in t (Bellman, Dynamic Programming, 1957, with time turned round), so each step's rewards
+are asked for once, in ascending order, and may be made while a replay goes on. Devices are independent: where memory is
+short, treat them in shards and concatenate the results along D.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from device.errors import ConfigError, ContractError
+
+Values = NDArray[np.float64]
+Counts = NDArray[np.int64]
+T = TypeVar("T", bound=np.generic)
+StepRewards = Callable[[int], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """What D devices would earn with every pool they may hold; made by `replaced` or `merged`.
+
+    Args:
+        steps: int64 [D], how many steps each device lives, 1 or more; ContractError otherwise.
+        at: step t -> [D, t, 1] indexed [d, s, 0] when replaced, [D, t, t] indexed [d, s1, s2] when merged.
+        merged: whether the pool holds two lists.
+    """
+
+    steps: Counts
+    at: StepRewards
+    merged: bool
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.steps) != 1 or not len(self.steps) or np.min(self.steps) < 1:
+            raise ContractError("rewards: each device needs at least one step; leave devices without steps out")
+
+    @property
+    def longest(self) -> int:
+        """S, the number of steps of the device that lives longest."""
+        return int(self.steps.max())
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The best schedule of each device under a price."""
+
+    value: Values  # [D] sum of rewards less price x requests
+    asked: NDArray[np.bool_]  # [D, S] True at [d, t - 1]: a request at the end of step t; S = Rewards.longest
+    requests: Counts  # [D]
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """What a whole fleet can reach, fewest requests first; point 0 is never asking.
+
+    Between two points lies a mixture: users who draw one of the two prices at random reach it in expectation.
+    """
+
+    request_ratio: Values  # [n] requests / steps, both summed over devices; rises strictly
+    mean_reward: Values  # [n] mean over users of the mean over their steps; rises, and is concave in request_ratio
+    price: Values  # [n] the point is optimal from this price (inf for point 0) down to the next point's
+
+    def at(self, ratio: float | Values) -> Values:
+        """The mean reward at request ratios of any shape; beyond the last point more requests gain nothing."""
+        return np.asarray(np.interp(np.asarray(ratio, np.float64), self.request_ratio, self.mean_reward), np.float64)
+
+
+def replaced(reward: NDArray[np.float32]) -> Rewards:
+    """Rewards in the world where a new list replaces the old one.
+
+    `reward` [D, S, S] holds at [d, s, t - 1] what device d earns at step t with the pool made at s, and NaN where
+    s >= t or the device has no step t. ContractError for another shape.
+    """
+    if reward.ndim != 3 or reward.shape[1] != reward.shape[2]:
+        raise ContractError(f"rewards of replaced pools have shape {reward.shape}; expected [D, S, S]")
+    steps = (~np.isnan(reward[:, 0, :])).sum(1).astype(np.int64)
+    return Rewards(steps, lambda t: reward[:, :t, t - 1, None], False)
+
+
+def merged(steps: Counts, at: StepRewards) -> Rewards:
+    """Rewards in the world where the pool holds the two newest lists.
+
+    `at(t)` returns [D, t, t] with, at [d, s1, s2] for s1 < s2 < t, what device d earns at step t with the lists made at
+    s1 and s2 merged, and at [d, 0, 0] with the first list alone. Other entries, and rows d with steps[d] < t, are never
+    looked at. It is called for t = 1..max(steps), each once and in this order, by each function below.
+    """
+    return Rewards(np.asarray(steps, np.int64), at, True)
+
+
+def best_value(rewards: Rewards, price: float | Values) -> Schedule:
+    """The schedule with the largest sum of rewards less price x requests; among equals one with the fewest requests.
+
+    `price` is finite and not negative, one number or one per device [D], in units of a step's reward; ConfigError
+    otherwise. For a price of `Frontier` pass `price * rewards.steps`. Costs O(D S^2), merged O(D S^3).
+    """
+    each = np.broadcast_to(np.asarray(price, np.float64), rewards.steps.shape)
+    if not (np.isfinite(each) & (each >= 0)).all():
+        raise ConfigError(f"optimum: price = {price}; expected finite numbers from 0 on")
+    total, asked_before = _states(rewards, ()), np.zeros(_shape(rewards), np.int64)
+    previous = np.zeros(total.shape, np.int16)  # [D, S, W] the state's oldest list when its newest was asked for
+    for t in range(1, rewards.longest + 1):
+        total[:, :t, :t] += _step(rewards, t)
+        if t < rewards.longest:
+            choice = _best(total[:, :t, :t], asked_before[:, :t, :t], each)
+            _after_request(total, t, rewards)[:] = _take(total[:, :t, :t], choice)
+            _after_request(asked_before, t, rewards)[:] = _take(asked_before[:, :t, :t], choice) + 1
+            previous[:, t, :t] = choice
+    flat = (len(total), -1, 1)
+    flat_total, flat_asked = total.reshape(flat), asked_before.reshape(flat)
+    last = _best(flat_total, flat_asked, each)
+    requests = _take(flat_asked, last)[:, 0]
+    return Schedule(_take(flat_total, last)[:, 0] - each * requests, _trace(rewards, previous, last[:, 0]), requests)
+
+
+def best_by_budget(rewards: Rewards, most: int) -> Values:
+    """[D, most + 1] the largest sum of rewards with at most k requests, k = 0..most.
+
+    ConfigError when `most` is negative. Holds D x S x (most + 1) numbers of 8 bytes, merged D x S x S x (most + 1).
+    """
+    if most < 0:
+        raise ConfigError(f"optimum: at most {most} requests; expected 0 or more")
+    total = _states(rewards, (most + 1,))
+    for t in range(1, rewards.longest + 1):
+        total[:, :t, :t] += _step(rewards, t)[..., None]
+        if t < rewards.longest:
+            _after_request(total, t, rewards)[..., 1:] = total[:, :t, :t, :-1].max(axis=1)
+    return np.asarray(total.max(axis=(1, 2)), np.float64)
+
+
+def frontier(value: Values, steps: Counts) -> Frontier:
+    """All points that one price for the whole fleet reaches, from never asking down to price 0.
+
+    The budget counts requests; the objective is the mean over users of the mean over their steps. In the objective's
+    units a user's gain is (sum of rewards) / steps, so with Lagrange multiplier `price` each user maximises
+    sum / steps - price x requests: a request of a user with many steps must gain more. The users' problems are
+    separate, hence the fleet's concave frontier is made of their concave majorants, steepest pieces first (Everett,
+    Operations Research 11, 1963). No schedule of the fleet with as many requests lies above it.
+
+    Args:
+        value: float64 [D, most + 1] of `best_by_budget`; with most >= max(steps) - 1 no request is cut off.
+        steps: int64 [D], `Rewards.steps`.
+    """
+    gain = _majorant_increments(value) / steps[:, None]
+    price, count = (x[::-1] for x in np.unique(gain[gain > 0], return_counts=True))
+    requests = np.concatenate([[0], np.cumsum(count)])
+    gained = np.concatenate([[0.0], np.cumsum(price * count)])
+    never = float((value[:, 0] / steps).mean())
+    return Frontier(requests / steps.sum(), never + gained / len(steps), np.concatenate([[np.inf], price]))
+
+
+def share_of_gain(value: ArrayLike, never: ArrayLike, bound: ArrayLike) -> Values:
+    """(value - never) / (bound - never), broadcast; NaN where the bound gains nothing over never asking."""
+    over, room = np.broadcast_arrays(np.subtract(value, never), np.subtract(bound, never))
+    out = np.full(room.shape, np.nan)
+    np.divide(over, room, out=out, where=room > 0)
+    return out
+
+
+def _shape(rewards: Rewards) -> tuple[int, int, int]:
+    longest = rewards.longest
+    return len(rewards.steps), longest, longest if rewards.merged else 1
+
+
+def _states(rewards: Rewards, budgets: tuple[int, ...]) -> Values:
+    """[D, S, W, *budgets] -inf, but 0 in the state every device begins in."""
+    total = np.full((*_shape(rewards), *budgets), -np.inf)
+    total[:, 0, 0] = 0.0
+    return total
+
+
+def _after_request(states: NDArray[T], t: int, rewards: Rewards) -> NDArray[T]:
+    """View [D, W', ...] of the states entered by a request at the end of step t; W' = t when merged, else 1."""
+    return states[:, :t, t] if rewards.merged else states[:, t]
+
+
+def _step(rewards: Rewards, t: int) -> Values:
+    """Rewards of step t as float64 [D, t, W]; 0 in states that cannot be and for devices that have no step t."""
+    given, wide = rewards.at(t), t if rewards.merged else 1
+    if given.shape != (len(rewards.steps), t, wide):
+        raise ContractError(f"rewards of step {t} have shape {given.shape}; expected {(len(rewards.steps), t, wide)}")
+    possible = np.triu(np.ones((t, wide), np.bool_), 1) if rewards.merged else np.ones((t, wide), np.bool_)
+    possible[0, 0] = True
+    counts = possible & (rewards.steps >= t)[:, None, None]
+    bad = np.argwhere(counts & ~np.isfinite(given))
+    if len(bad):
+        where = bad[0].tolist()
+        raise ContractError(f"rewards of step {t}, [device, list..] = {where}: not finite; replay that list too")
+    return np.where(counts, given, 0.0).astype(np.float64)
+
+
+def _best(total: Values, requests: Counts, price: Values) -> Counts:
+    """[D, W] which entry of axis 1 of [D, n, W] is best: largest net value, then fewest requests, then oldest list."""
+    net = total - price[:, None, None] * requests
+    top = net.max(axis=1, keepdims=True)
+    return np.asarray(np.where(net == top, requests, np.iinfo(np.int64).max).argmin(axis=1), np.int64)
+
+
+def _take(states: NDArray[T], choice: Counts) -> NDArray[T]:
+    return np.take_along_axis(states, choice[:, None], axis=1)[:, 0]
+
+
+def _trace(rewards: Rewards, previous: NDArray[np.int16], last: Counts) -> NDArray[np.bool_]:
+    """[D, S] the requests that lead to the final state `last` [D], an index into [S x W]."""
+    devices = np.arange(len(last))
+    first, second = np.divmod(last, previous.shape[2])
+    older, newest = (first, second) if rewards.merged else (second, first)
+    asked = np.zeros(previous.shape[:2], np.bool_)
+    for _ in range(rewards.longest - 1):
+        asked[devices, newest - 1] |= newest > 0
+        before = previous[devices, newest, older].astype(np.int64)
+        newest, older = (older, before) if rewards.merged else (before, older)
+    return asked
+
+
+def _majorant_increments(value: Values) -> Values:
+    """[D, K] increments of the least concave majorant of value [D, K + 1] over k = 0..K."""
+    k = np.arange(value.shape[1])
+    out, start = np.zeros(value.shape), np.zeros(len(value), np.int64)
+    while (start < k[-1]).any():
+        ahead = k - start[:, None]
+        rise = value - np.take_along_axis(value, start[:, None], axis=1)
+        slope = np.where(ahead > 0, rise / np.maximum(ahead, 1), -np.inf)
+        top = slope.max(axis=1, keepdims=True)
+        end = k[-1] - (slope == top)[:, ::-1].argmax(axis=1)
+        out = np.where((ahead > 0) & (k <= end[:, None]), top, out)
+        start = end
+    return out[:, 1:]

@@ -1,0 +1,83 @@
+"""What several replays of the same steps share: the reranker's states, computed once per (device, step)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device.model import HasItemTable, HasState, Items, Scores
+from device.scoring import SCORING_BATCH, ModelScorer, Rows, Scorer, batches
+
+TOLERANCE = 1e-4
+SLICE = 1024  # rows whose candidates' embeddings are gathered at once
+
+
+class SharedScores:
+    """A scorer that remembers the state of every (device, step) and the device's own candidates there.
+
+    It serves models whose score is the product of their state and the candidate's row of their item table (SASRec,
+    GRU4Rec); see `shared`. Equal to the model's own scores up to float32 rounding.
+
+    Args:
+        inner: asks the model.
+        devices, steps: devices are 0..devices - 1, steps 0..steps.
+    """
+
+    def __init__(self, inner: ModelScorer, devices: int, steps: int) -> None:
+        self.inner, self.steps = inner, steps + 1
+        table = inner.item_table()
+        assert table is not None
+        self.table = np.ascontiguousarray(table, np.float32)
+        self.states = np.full((devices * self.steps, self.table.shape[1]), np.nan, np.float32)
+        self.found: dict[int, tuple[Items, Scores]] = {}
+
+    def scores(self, device: Rows, step: Rows, history: Items, candidates: Items) -> Scores:
+        """See Scorer."""
+        states = self.state(device, step, history)
+        out = np.empty(candidates.shape, np.float32)
+        for start in range(0, len(out), SLICE):
+            rows = slice(start, start + SLICE)
+            out[rows] = np.einsum("bd,bcd->bc", states[rows], self.table[candidates[rows]])
+        return out
+
+    def own(self, device: Rows, step: Rows, history: Items, k: int) -> tuple[Items, Scores]:
+        """See Scorer."""
+        if k not in self.found:
+            size = (len(self.states), k)
+            self.found[k] = np.full(size, -1, np.int32), np.zeros(size, np.float32)
+        items, scores = self.found[k]
+        key = device * self.steps + step
+        todo = np.flatnonzero(items[key, 0] < 0)
+        if len(todo):
+            items[key[todo]], scores[key[todo]] = self.inner.own(device[todo], step[todo], history[todo], k)
+        return items[key], scores[key]
+
+    def state(self, device: Rows, step: Rows, history: Items) -> Scores:
+        """See Scorer."""
+        key = device * self.steps + step
+        todo = np.flatnonzero(np.isnan(self.states[key, 0]))
+        if len(todo):
+            self.states[key[todo]] = self.inner.state(device[todo], step[todo], history[todo])
+        found: Scores = self.states[key]
+        return found
+
+
+def shared(inner: ModelScorer, devices: int, steps: int, history: Items) -> Scorer:
+    """A SharedScores where a trial on some of `history` [B, L] shows that the model may have one; else `inner`."""
+    if not (isinstance(inner.model, HasState) and isinstance(inner.model, HasItemTable)) or not len(history):
+        return inner
+    made = SharedScores(inner, devices, steps)
+    some = next(rows for rows, _ in batches(min(len(history), SCORING_BATCH)))
+    pools = trial_pools(len(some), len(made.table) - 1)
+    try:
+        known = inner.scores(some, some * 0, history[some], pools)
+        states = inner.state(some, some * 0, history[some])
+    except ValueError:  # the model shows no state after all
+        return inner
+    product = (
+        np.einsum("bd,bcd->bc", states, made.table[pools]) if states.shape[1] == made.table.shape[1] else known + 1
+    )
+    return made if np.allclose(product, known, rtol=TOLERANCE, atol=TOLERANCE) else inner
+
+
+def trial_pools(rows: int, n_items: int) -> NDArray[np.int32]:
+    """[rows, 8] items from all over the catalogue."""
+    return np.broadcast_to(np.linspace(1, n_items, 8).astype(np.int32), (rows, 8))
