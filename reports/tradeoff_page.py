@@ -28,8 +28,9 @@ _GLOSSARY: Final = {
     "Recovered": "(policy − never) / (always − never): 0 % is never asking, 100 % always asking.",
     "Of the gain": "(policy − never) / (bound − never) at the same request ratio. The bound knows which item comes "
     "next; it is held as measured.",
-    "Bound": "Best value any schedule of requests could reach with at most that many requests, exactly, per user. "
-    "Asking at the right moments can beat always asking.",
+    "Bound": "Best value that any schedule of requests could reach with at most that many requests, exactly, per user, "
+    "with the pools that the protocol names. Asking at the right moments can beat always asking; a policy with longer "
+    "lists, more of them or candidates of its own is not bound by it.",
     "Pareto front": "A point is on it when no other costs no more and is worth no less. The share says in how many of "
     "the resamples it is on the front. Policies that know the future are left out, as are points of unknown cost.",
     "Normalised area": "(area under policy − under random) / (area under bound − under random), over the request "

@@ -152,7 +152,7 @@ def independent(made: RequestPolicy, whole: Urgency, parts: Urgency) -> Finding:
             "independent",
             False,
             f"{block} devices with successive numbers are decided together: urgency depends on the {block - 1} others. "
-            f"If the method is meant so, runs agree only if devices_per_client is a multiple of {block}",
+            f"If the method is meant so, compare runs on one client only",
         )
     wrong = "urgency depends on which devices share a call; use no statistic over the rows of a view"
     return Finding("independent", False, wrong)

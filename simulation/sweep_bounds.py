@@ -1,6 +1,7 @@
 """The exact bounds of a sweep: what every possible list would have earned at every later step, then the optimum.
 
-Lists are those that an always-asking device gets over a link that takes no time: no policy gets better ones.
+Lists are those that an always-asking device gets over a link that takes no time. They bound policies that hold the same
+pools: one list of [cloud] pool, or the two newest. Longer lists, more of them or own candidates can do better.
 """
 
 from collections.abc import Iterator, Sequence

@@ -23,6 +23,8 @@ def plans(path: Path, overrides: Sequence[str]) -> list[ExperimentConfig]:
     ConfigError for what is wrong with any of them, before anything is done.
     """
     base = load_config(path, overrides)
+    if base.cloud.budget is not None:
+        raise ConfigError(f"{path}: a sweep finds prices for request ratios; take [cloud.budget] out, or use `run`")
     keys = list(base.sweep.vary)
     found = []
     for values in product(*base.sweep.vary.values()):
@@ -85,5 +87,7 @@ def words(config: ExperimentConfig) -> dict[str, str]:
         "energy": "declared, not measured: radio (wake-up, tail, bytes) after "
         + " ".join(declared)
         + f" Reranking: its operations at {config.device.energy.j_per_gflop:g} J per GFLOP.",
-        "bounds": "the best schedule of every user, found with all lists known and replies at once",
+        "bounds": "the best schedule of every user in hindsight, replies at once, with lists of [cloud] pool under "
+        "the fusion of always asking (replaced) or by age (the two newest lists); policies with longer lists, more "
+        "lists or candidates of their own can lie above them",
     }

@@ -110,7 +110,7 @@ class Gain:
                 "Gain has learned nothing yet; give it validation steps: fit(experience), then taught()"
             )
         p = self.learned
-        x = (self.features(view) - p["mean"]) * p["scale"]
+        x = (np.clip(self.features(view), p["low"], p["high"]) - p["mean"]) * p["scale"]
         hidden = np.tanh(products(x, p["w1"]) + p["b1"])
         return (products(hidden, p["w2"][:, None])[:, 0] + p["b2"]).astype(np.float64)
 
@@ -121,7 +121,7 @@ class Gain:
     def fit(self, experience: Experience, rng: np.random.Generator) -> Learned:
         """Least squares of the gain by a network with one hidden layer; a truncated horizon is scaled up.
 
-        At most 16 features, 12 hidden units: 16 * 12 + 12 + 12 + 1 weights and 2 * 16 numbers to scale features. A
+        At most 16 features, 12 hidden units: 16 * 12 + 12 + 12 + 1 weights and 4 * 16 numbers to scale features. A
         fifth of the devices tell after which pass the network is best.
         """
         x = np.concatenate([self.features(view) for view in experience.views])
@@ -172,4 +172,5 @@ def network(x: Values, y: Values, held: NDArray[np.bool_], rng: np.random.Genera
         "w2": kept["2.weight"][0] * spread,
         "b2": kept["2.bias"] * spread,
     }
-    return {"mean": mean, "scale": scale, **{k: v.numpy().copy() for k, v in weights.items()}}
+    seen = {"mean": mean, "scale": scale, "low": x.min(0), "high": x.max(0)}  # nothing is extrapolated beyond them
+    return seen | {k: v.numpy().copy() for k, v in weights.items()}

@@ -131,7 +131,7 @@ def test_the_same_seed_learns_the_same():
 
 def test_what_is_installed_is_small(taught):
     assert len(FEATURES) == 16
-    assert sum(values.size for values in taught.learned.values()) == 16 * HIDDEN + HIDDEN + HIDDEN + 1 + 2 * 16
+    assert sum(values.size for values in taught.learned.values()) == 16 * HIDDEN + HIDDEN + HIDDEN + 1 + 4 * 16
     assert {values.dtype for values in taught.learned.values()} == {np.dtype(np.float32)}
     assert len(encode_patch(taught.learned)) <= 2048
 
