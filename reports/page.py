@@ -12,6 +12,7 @@ from device.errors import RunError
 from reports import figures, tables
 from reports.html import asset, content_policy, data_uri, write_whole
 from reports.palette import COLOURS
+from reports.shares import small_tables
 from reports.tables import Column, Line
 from simulation.runs import SUMMARY, Run
 
@@ -52,6 +53,7 @@ def render(runs: Sequence[Run]) -> str:
         "figures": _figures(lines, measure),
         "table": _table(runs, lines),
         "differences": _differences(lines),
+        "shares": small_tables(lines),
         "runs": [_about(run, tables.letter(i) if len(runs) > 1 else "") for i, run in enumerate(runs)],
     }
     try:

@@ -188,6 +188,11 @@ def seconds(value: float) -> str:
     return f"{value:.3g} s"
 
 
+def milliseconds(value: float) -> str:
+    """`3.12 ms` of seconds, with three significant digits."""
+    return f"{1000 * value:.3g} ms"
+
+
 def size(nbytes: float) -> str:
     """Bytes with decimal prefixes: `312 B`, `4.6 kB`, `1.2 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

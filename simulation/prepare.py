@@ -65,7 +65,7 @@ class Chosen:
     def from_json(cls, values: Mapping[str, Any]) -> "Chosen":
         """Inverse of `to_json`."""
         kind = Fusion if "alpha" in values["fusion"] else FusionByAge
-        fusion = {name: tuple(v) if isinstance(v, list) else v for name, v in values["fusion"].items()}
+        fusion: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values["fusion"].items()}
         learned = values["learned"]
         arrays = None if learned is None else {k: np.asarray(v, np.float32) for k, v in learned.items()}
         pricing = None if values["pricing"] is None else Pricing.from_json(values["pricing"])

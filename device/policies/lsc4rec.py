@@ -31,7 +31,11 @@ class BatchScore:
 
     A batch is the devices with the same `device // batch` among those of the view. So the decision for a user depends
     on 15 strangers, on which of them wait for a reply or have left (a smaller batch has fewer empty places), and on how
-    the fleet is cut: runs with different numbers of clients agree only if devices_per_client is a multiple of `batch`.
+    the fleet is cut. A view is of one client and, as each tier is a fleet of its own, of one tier: two tiers never
+    share a batch, and a cut inside a batch makes two of it. Of D devices on P clients the cuts lie at p * D // P; two
+    runs agree only if their cuts part every batch alike, for instance if all are multiples of `batch`. That
+    devices_per_client is a multiple does not make them so (16 cuts 40 devices at 13 and 26): compare only runs on one
+    client.
     The released quota, first come first served in file order, is replaced by the price.
 
     Args:

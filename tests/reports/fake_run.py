@@ -1,6 +1,8 @@
 import numpy as np
 import pandas as pd
 
+from cloud.coordinator import Budget
+from simulation.fairness import Allowance, activity
 from simulation.metrics import HR, MRR, NDCG
 from simulation.runs import Run, folder_name, per_user_metrics, summarise, write_run
 
@@ -38,12 +40,13 @@ def policy_steps(name: str, ratio: float, generator: np.random.Generator) -> pd.
 def policy_ledger(steps: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
     asked = steps[steps["asked"]]
     start = steps.drop_duplicates("device").assign(at=0.0)
+    cloud_s = {"candidates": 0.004}
 
     def rows(at: pd.DataFrame, direction: str, kind: str, nbytes: int) -> pd.DataFrame:
         sizes = nbytes + generator.integers(0, 1 + nbytes // 10, len(at))
         delivered = at["latency_s"].notna() if kind in ("candidates", "rows") else True
         return at[["policy", "at", "device"]].assign(
-            direction=direction, kind=kind, nbytes=sizes, delivered=delivered, attempt=1
+            direction=direction, kind=kind, nbytes=sizes, delivered=delivered, attempt=1, cloud_s=cloud_s.get(kind, 0.0)
         )
 
     return pd.concat(
@@ -64,13 +67,22 @@ def examples() -> list[dict[str, object]]:
     return [{"user": USERS[3], "policy": "consistency", "steps": [first, second]}]
 
 
-def write_fake(root, name="beauty", seed=7, users=None) -> Run:
+TIERS = np.array(["phone", "old <phone>"], object)[np.arange(DEVICES) % 2]
+
+
+def write_fake(root, name="beauty", seed=7, users=None, budget: Budget | None = None) -> Run:
+    """A run of two tiers; `budget` is of requests per step, one purse for all."""
     generator = np.random.default_rng(seed)
     tables = [policy_steps(policy, ratio, generator) for policy, ratio in POLICIES.items()]
     steps = pd.concat(tables, ignore_index=True)
     ledger = pd.concat([policy_ledger(table, generator) for table in tables], ignore_index=True)
     people = per_user_metrics(steps, ledger, users or USERS, MEASURES)
     config = f'name = "{name}"\nseed = {seed}\nmetrics = ["hr@10", "ndcg@10", "mrr"]\n\n[cloud.generator]\npool = 50\n'
+    allowance = None
+    if budget is not None:
+        config += f"\n[cloud.budget]\nrequests_per_step = {budget.rate[0]}\nhorizon = 100.0\n"
+        allowance = Allowance(budget, 100.0, ("all",), np.zeros(DEVICES, np.int64))
+    groups = {"tier": TIERS, "activity": activity(np.arange(DEVICES))}
     extra = {
         "command": f"tandemrec run configs/{name}.toml --seed {seed}",
         "protocol": {"split": "leave last 8 per user", "seen-filter": "items of the history are not shown again"},
@@ -93,6 +105,6 @@ def write_fake(root, name="beauty", seed=7, users=None) -> Run:
         ledger=ledger,
         recommendations={"policy": ["never"], "device": [0], "step": [1], "items": np.arange(10)[None]},
         per_user=people,
-        summary=summarise(steps, ledger, people, MEASURES) | extra,
+        summary=summarise(steps, ledger, people, MEASURES, groups=groups, allowance=allowance) | extra,
     )
     return Run.open(path)

@@ -79,6 +79,7 @@ def test_the_page_says_what_it_measured(html, fake_run):
     assert html.count('class="verdict">passed') == html.count('class="verdict">look out') == 1
     mean = fake_run.summary["policies"]["always"]["measures"]["ndcg@10"]["mean"]
     assert f'data-sort="{mean}"' in html
+    assert '<h2 id="shares">' in html  # see test_shares
 
 
 def bare_run(root: Path, *, users: int, policies: list[str]) -> Run:

@@ -121,6 +121,11 @@ def test_sizes_read_well(nbytes, text):
     assert tables.size(nbytes) == text
 
 
+def test_times_read_well():
+    assert tables.milliseconds(0.0031249) == "3.12 ms"
+    assert tables.milliseconds(0) == "0 ms"
+
+
 def test_one_user_has_no_brackets():
     assert tables.with_interval({"mean": 0.25, "low": None, "high": None}) == "0.2500"
     assert tables.with_interval({"mean": 0.25, "low": float("nan"), "high": float("nan")}, sign="+") == "+0.2500"

@@ -9,6 +9,7 @@ from device.errors import ConfigError
 from device.policies.lsc4rec import BatchScore, Displacement, InvalidCount
 from device.policy import RequestPolicy
 from device.seeds import rng
+from simulation.handout import bounds
 
 BOTH, ORDER, INVALID = BatchScore(), BatchScore(invalid=False), BatchScore(displacement=False)
 
@@ -79,6 +80,23 @@ def test_clients_of_whole_batches_decide_alike(clients):
             device=part,
         )
         np.testing.assert_array_equal(BOTH.urgency(seen, rows(seen)), expected[part])
+
+
+@pytest.mark.parametrize(
+    ("devices", "parts", "alike"),
+    [
+        (64, 2, True),  # cut at 32
+        (40, 3, False),  # devices_per_client = 16 makes three clients: cut at 13 and 26, not at 16 and 32
+        (40, 2, False),  # at 20
+    ],
+)
+def test_cuts_agree_where_no_batch_is_cut(devices, parts, alike):
+    whole = view([[7, 8]] * devices, empty=np.arange(devices))  # a batch's sum changes with each member
+    expected = INVALID.urgency(whole, rows(whole))
+    cut = [np.arange(*bounds(devices, part, parts)) for part in range(parts)]
+    views = [view([[7, 8]] * len(part), device=part, empty=whole.empty[part]) for part in cut]
+    found = np.concatenate([INVALID.urgency(seen, rows(seen)) for seen in views])
+    assert np.array_equal(found, expected) == alike
 
 
 def test_the_score_decomposes_into_its_halves():
