@@ -63,25 +63,24 @@ class Chooser:
 
     prepared: Prepared
     scorers: dict[tuple[int, float], Scorer] = field(default_factory=dict)
-    by_age: dict[str, FusionByAge] = field(default_factory=dict)
+    fusions: dict[str, Fusion | FusionByAge] = field(default_factory=dict)
     first: dict[str, Experience] = field(default_factory=dict)
     base: Rehearsal | None = None
 
     def choose(self, policy: PolicyTable, ratios: Sequence[float | None]) -> list[Chosen]:
         """What the policy needs for each wanted request ratio (None = at its own price)."""
-        config = self.prepared.config
-        fixed = config.device.fusion
-        constant = Fusion(fixed.alpha, fixed.normalise) if fixed else None
-        if constant and policy.fusion == "constant" and not learns(policy) and all(ratio is None for ratio in ratios):
-            return [Chosen(policy.price, constant) for _ in ratios]
-        rehearsal = self.rehearsal(policy)
-        fusion = self.fusion_by_age(policy) if policy.fusion == "by-age" else constant or Fusion()
-        learned = self.learn(policy, fusion) if learns(policy) else None
-        prices = self.prices(policy, Chosen(policy.price, fusion, learned), ratios)
-        chosen = [Chosen(price, fusion, learned) for price in prices]
-        if policy.fusion == "by-age" or constant:
+        start = self.start(policy)
+        learned = self.learn(policy, start) if learns(policy) else None
+        prices = self.prices(policy, Chosen(policy.price, start, learned), ratios)
+        chosen = [Chosen(price, start, learned) for price in prices]
+        if policy.fusion == "constant" and self.prepared.config.device.fusion:
             return chosen
-        return [replace(one, fusion=find_fusion(rehearsal, self.setups(policy, one))) for one in chosen]
+        chosen = [replace(one, fusion=self.fitted(policy, self.setups(policy, one))) for one in chosen]
+        if learned is None:
+            return chosen
+        # What users find in a pool, which a learned policy looks at, depends on the fusion: the price is found again.
+        again = [self.prices(policy, one, [ratio])[0] for one, ratio in zip(chosen, ratios, strict=True)]
+        return [replace(one, price=price) for one, price in zip(chosen, again, strict=True)]
 
     def priced(self, policy: PolicyTable) -> Chosen:
         """What the policy needs under [cloud.budget], chosen at the request ratio that the budget may pay for."""
@@ -90,7 +89,7 @@ class Chooser:
         assert table is not None
         budget = budget_of(table, [one.name for one in tiers(p.config)])
         rehearsal.run([replace(s, policy=Random(BEHAVIOUR), price=0.0) for s in self.all_setups(policy)], ledger=ledger)
-        ratios = expected_ratios(budget, p.timeline, ledger.columns(), tier)
+        ratios = expected_ratios(budget, rehearsal.timeline, ledger.columns(), devices=len(p.timeline.devices))
         chosen = self.choose(policy, [float(np.average(ratios))])[0]
         lived = rehearsal.run(self.setups(policy, chosen))
         return replace(chosen, pricing=pricing(budget, lived, tier, price=chosen.price, ratios=ratios))
@@ -101,13 +100,25 @@ class Chooser:
         found = iter(find_prices(self.rehearsal(policy), self.setups(policy, start), wanted) if wanted else [])
         return [policy.price if ratio is None else next(found) for ratio in ratios]
 
-    def fusion_by_age(self, policy: PolicyTable) -> FusionByAge:
-        """The fusion by age of all policies that treat pools as this one does."""
-        kind = handling(policy)
-        if kind not in self.by_age:
+    def start(self, policy: PolicyTable) -> Fusion | FusionByAge:
+        """The fusion under which a policy learns and is priced first: the one given, else that of random requests."""
+        fixed = self.prepared.config.device.fusion
+        if fixed and policy.fusion == "constant":
+            return Fusion(fixed.alpha, fixed.normalise)
+        return self.first_fusion(policy) if learns(policy) or policy.fusion == "by-age" else Fusion()
+
+    def first_fusion(self, policy: PolicyTable) -> Fusion | FusionByAge:
+        """The fusion under random requests, of all policies that treat pools and scores as this one does."""
+        kind = f"{handling(policy)} {policy.fusion}"
+        if kind not in self.fusions:
             fleet = [replace(setup, policy=Random(BEHAVIOUR), price=0.0) for setup in self.all_setups(policy)]
-            self.by_age[kind] = find_fusion_by_age(self.rehearsal(policy), fleet)
-        return self.by_age[kind]
+            self.fusions[kind] = self.fitted(policy, fleet)
+        return self.fusions[kind]
+
+    def fitted(self, policy: PolicyTable, fleet: Sequence[Setup]) -> Fusion | FusionByAge:
+        """The fusion, of the policy's kind, that serves best what `fleet` holds on validation."""
+        find = find_fusion_by_age if policy.fusion == "by-age" else find_fusion
+        return find(self.rehearsal(policy), fleet)
 
     def learn(self, policy: PolicyTable, fusion: Fusion | FusionByAge) -> Learned:
         """The parameters of a policy that learns: first from random requests, then from its own."""

@@ -72,7 +72,8 @@ def branches(rehearsal: Rehearsal, setup: Setup, view: View, horizon: int) -> tu
     """(kept, fresh, shown) [B, horizon] of one wave's view."""
     made = view.step[:, None] - view.age
     kept = Pools(view.candidates.copy(), view.cloud_scores, made)
-    fresh = asked(rehearsal.service, setup, view, kept, whole_histories(rehearsal, view.device, view.step))
+    told = taken_so_far(rehearsal, view.device, view.step, rehearsal.service.history)
+    fresh = asked(rehearsal.service, setup, view, kept, told)
     out = np.full((3, len(view.device), horizon), np.nan, np.float32)
     steps = (rehearsal.timeline.items != 0).sum(1)[view.device]
     for ahead in range(1, horizon + 1):
@@ -131,7 +132,7 @@ def carried(codec: Codec, items: Items, scores: Scores) -> tuple[Items, Scores]:
 def reward(rehearsal: Rehearsal, setup: Setup, pools: Pools, where: tuple[Steps, Steps, NDArray[np.int32]]) -> Rewards:
     """[B] NDCG@10 of the items that devices [B] take after `step` [B] observed ones, shown from `pools`."""
     device, step, target = where
-    history = whole_histories(rehearsal, device, step)[:, -rehearsal.service.upload :]
+    history = taken_so_far(rehearsal, device, step, rehearsal.service.upload)
     items = pools.items
     scores = setup.scorer.scores(device, step, history, items)
     cloud, age = pools.cloud, step[:, None] - pools.made
@@ -146,14 +147,14 @@ def reward(rehearsal: Rehearsal, setup: Setup, pools: Pools, where: tuple[Steps,
     return NDCG(10).of(*ranking.place(target)).astype(np.float32)
 
 
-def whole_histories(rehearsal: Rehearsal, device: Steps, step: Steps) -> Items:
-    """[B, L] what devices [B] have taken after `step` [B] replayed items, as the cloud would know it."""
+def taken_so_far(rehearsal: Rehearsal, device: Steps, step: Steps, length: int) -> Items:
+    """[B, length] the newest items that devices [B] have taken after `step` [B] replayed ones."""
     timeline = rehearsal.timeline
-    everything = np.concatenate([timeline.histories, timeline.items], axis=1)
-    length = timeline.histories.shape[1]
-    column = step[:, None] + np.arange(length)
-    known: Items = everything[device[:, None], column][:, -rehearsal.service.history :]
-    return known
+    column = timeline.histories.shape[1] - length + step[:, None] + np.arange(length)
+    before = column < timeline.histories.shape[1]
+    old = timeline.histories[device[:, None], np.where(before, column, 0)]
+    new = timeline.items[device[:, None], np.where(before, 0, column - timeline.histories.shape[1])]
+    return np.where(before, old, new)
 
 
 @dataclass(frozen=True, slots=True)

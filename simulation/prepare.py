@@ -73,8 +73,11 @@ class Chosen:
 
     @property
     def learned_bytes(self) -> int:
-        """Bytes of the learned parameters, and of the lease, as they are installed with the model."""
-        return (len(encode_patch(self.learned)) if self.learned else 0) + (LEASE_BYTES if self.pricing else 0)
+        """Bytes of what was learned, weights of a fusion by age among it, and of the lease, as they are installed."""
+        learned: dict[str, NDArray[np.float32]] = dict(self.learned or {})
+        if isinstance(self.fusion, FusionByAge):
+            learned |= {f"fusion.{name}": np.asarray(v, np.float32) for name, v in asdict(self.fusion).items()}
+        return (len(encode_patch(learned)) if learned else 0) + (LEASE_BYTES if self.pricing else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,18 +65,18 @@ def groups(budget: Budget, tier: Ints) -> Ints:
     return tier if len(budget.rate) > 1 else np.zeros_like(tier)
 
 
-def expected_ratios(budget: Budget, timeline: Timeline, ledger: Columns, tier: Ints) -> Floats:
+def expected_ratios(budget: Budget, timeline: Timeline, ledger: Columns, *, devices: int) -> Floats:
     """[G] requests per step that a budget is expected to pay for.
 
     Args:
         budget: what may be spent.
-        timeline: of the fleet to come; its steps per hour are the load that an operator would forecast.
-        ledger: of a replay on validation; what a request costs.
-        tier: [D] tier of each device of that replay.
+        timeline: of the validation steps; their number per hour is the load that an operator would forecast.
+        ledger: of a replay of them; what a request costs.
+        devices: of the fleet to come; the load is scaled from those of the timeline to so many.
     """
     if budget.unit == "steps":
         return np.clip(budget.rate, *RATIOS)
-    size, group = len(budget.rate), groups(budget, tier)[ledger[c.DEVICE]]
+    size, group = len(budget.rate), groups(budget, timeline.tier)[ledger[c.DEVICE]]
     running = ~np.isin(ledger[c.KIND], c.INSTALLATION_KINDS)
     answered = running & (ledger[c.KIND] == c.CANDIDATES) & (ledger[c.ATTEMPT] == 1)
     column = c.NBYTES if budget.bytes_per_hour is not None else c.CLOUD_S
@@ -84,7 +84,7 @@ def expected_ratios(budget: Budget, timeline: Timeline, ledger: Columns, tier: I
     cost = spent / np.maximum(np.bincount(group[answered], minlength=size), 1)
     lived = np.isfinite(timeline.at)
     hours = max(float(np.ptp(timeline.at[lived])) / 3600, 1e-9)
-    load = np.bincount(groups(budget, timeline.tier), lived.sum(axis=1), size) / hours
+    load = np.bincount(groups(budget, timeline.tier), lived.sum(axis=1), size) / hours * devices / len(timeline.devices)
     return np.clip(budget.rate / np.maximum(cost * load, 1e-300), *RATIOS)
 
 

@@ -1,7 +1,7 @@
 """The exact bounds of a sweep: what every possible list would have earned at every later step, then the optimum.
 
 Lists are those that an always-asking device gets over a link that takes no time. They bound policies that hold the same
-pools: one list of [cloud] pool, or the two newest. Longer lists, more of them or own candidates can do better.
+pools under the same fusion: one list of [cloud] pool, or the two newest. Others can do better.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from device.model import Items, Scores
 from device.policy import Always
 from device.row_cache import member
 from simulation.calibration import Rehearsal
-from simulation.experience import whole_histories
+from simulation.experience import taken_so_far
 from simulation.metrics import Measure
 from simulation.network import Ideal
 from simulation.oracle import Rewards, best_by_budget, frontier, merged, replaced
@@ -69,7 +69,7 @@ class Hindsight:
         size, width = len(self.device), self.items.shape[2]
         device = np.repeat(self.device, t)
         step = np.full(len(device), t - 1, np.int64)
-        history = whole_histories(self.rehearsal, device, step)[:, -self.rehearsal.service.upload :]
+        history = taken_so_far(self.rehearsal, device, step, self.rehearsal.service.upload)
         items = self.items[:, :t].reshape(-1, width)
         if self.setup.hide_seen:
             items = np.where(member(items, history), 0, items)

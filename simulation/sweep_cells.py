@@ -107,13 +107,8 @@ class World:
                 (self.rehearsal(policy, NOTHING), self.setups(policy, NOTHING)),
             ):
                 rehearsal.run([replace(setup, policy=Always(), price=0.0) for setup in fleet])
-        for policy in repeated([one for one in policies if one.fusion == "by-age"], handling):
-            self.chooser.fusion_by_age(policy)
-        fixed = self.prepared.config.device.fusion
-        constant = Fusion(fixed.alpha, fixed.normalise) if fixed else Fusion()
         for policy in repeated([one for one in policies if learns(one)], lambda one: f"{one.fusion} {handling(one)}"):
-            by_age = policy.fusion == "by-age"
-            self.chooser.first_experience(policy, self.chooser.fusion_by_age(policy) if by_age else constant)
+            self.chooser.first_experience(policy, self.chooser.start(policy))
 
 
 def repeated(policies: Sequence[PolicyTable], trait: Callable[[PolicyTable], str]) -> Iterator[PolicyTable]:

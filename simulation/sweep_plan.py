@@ -89,5 +89,5 @@ def words(config: ExperimentConfig) -> dict[str, str]:
         + f" Reranking: its operations at {config.device.energy.j_per_gflop:g} J per GFLOP.",
         "bounds": "the best schedule of every user in hindsight, replies at once, with lists of [cloud] pool under "
         "the fusion of always asking (replaced) or by age (the two newest lists); policies with longer lists, more "
-        "lists or candidates of their own can lie above them",
+        "lists, another fusion or candidates of their own can lie above them",
     }

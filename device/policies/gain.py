@@ -7,18 +7,19 @@ weights learns their difference from what a phone knows anyway: ages, misses, an
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device.errors import ConfigError, ContractError
-from device.fusion import normalised
 from device.policy import Experience, Learned, RequestPolicy, Urgency, View
 from device.row_cache import member
 from device.seeds import Draws
 
 Values = NDArray[np.float32]
 HIDDEN = 12
+LOOKED_FOR = 10
 EPOCHS, BATCH, RATE, DECAY = 30, 1024, 3e-3, 1e-3
 
 
@@ -27,50 +28,63 @@ def log1p(values: NDArray[np.generic]) -> Values:
     return np.asarray(np.log1p(np.maximum(values, 0).astype(np.float32)))
 
 
-def pool_mass(view: View) -> Values:
-    """Log-sum-exp of the reranker's scores over the pool: how much it expects of the pool as a whole."""
-    scores = np.where(view.valid, view.device_scores, -np.inf)
-    peak = np.maximum(scores.max(1, initial=-1e4), -1e4)
-    return np.asarray(np.log(np.exp(scores - peak[:, None]).sum(1) + 1e-12) + peak, np.float32)
+@dataclass(frozen=True)
+class Seen:
+    """A view, and what several features need of it."""
+
+    view: View
+
+    @cached_property
+    def best(self) -> Values:
+        """[B] the reranker's best score over the pool."""
+        scores = np.where(self.view.valid, self.view.device_scores, -np.inf)
+        best: Values = np.maximum(scores.max(1, initial=-1e4), -1e4).astype(np.float32)
+        return best
+
+    @cached_property
+    def mass(self) -> Values:
+        """[B] log-sum-exp of its scores over the pool: how much it expects of the pool as a whole."""
+        above = np.where(self.view.valid, self.view.device_scores - self.best[:, None], -np.inf)
+        mass: Values = (np.log(np.exp(above).sum(1) + 1e-12) + self.best).astype(np.float32)
+        return mass
+
+    @cached_property
+    def size(self) -> Values:
+        """[B] candidates in the pool."""
+        size: Values = self.view.valid.sum(1).astype(np.float32)
+        return size
 
 
-def best_share(view: View) -> Values:
-    """Log-probability of the pool's best candidate: how sure the reranker is."""
-    scores = np.where(view.valid, view.device_scores, -np.inf)
-    return np.asarray(np.maximum(scores.max(1, initial=-1e4), -1e4), np.float32) - pool_mass(view)
+def out_of_pool(seen: Seen) -> Values:
+    """Share of the device's own LOOKED_FOR best resident items that the pool lacks; 0 where it looks for none."""
+    own = seen.view.own[:, :LOOKED_FOR]
+    if not own.shape[1]:
+        return np.zeros(len(own), np.float32)
+    return (~member(own, seen.view.candidates)).mean(1).astype(np.float32)
 
 
-def agreement(view: View) -> Values:
-    """Correlation of the cloud's and the reranker's scores over the pool."""
-    device = normalised(view.device_scores, view.valid, "standardise")
-    cloud = normalised(view.cloud_scores, view.valid, "standardise")
-    return np.asarray((device * cloud).sum(1) / np.maximum(view.valid.sum(1), 1), np.float32)
+def last_rank(view: View) -> Values:
+    """Discount of the place at which the last item taken was shown; 0 where it was not in the pool."""
+    discount: Values = ((view.taken > 0) / np.log2(np.maximum(view.taken, 1) + 1.0)).astype(np.float32)
+    return discount
 
 
-def out_of_pool(view: View) -> Values:
-    """Share of the device's own best resident items that the pool lacks; 0 where it looks for none."""
-    if not view.own.shape[1]:
-        return np.zeros(len(view.device), np.float32)
-    return np.asarray((~member(view.own, view.candidates)).mean(1), np.float32)
-
-
-FEATURES: dict[str, Callable[[View], Values]] = {
-    "pool age": lambda v: log1p(v.pool_age),
-    "since request": lambda v: log1p(v.since_request),
-    "misses": lambda v: log1p(v.misses),
-    "miss share": lambda v: (v.misses / np.maximum(v.pool_age, 1)).astype(np.float32),
-    "last hit": lambda v: (v.taken > 0).astype(np.float32),
-    "last rank": lambda v: ((v.taken > 0) / np.log2(np.maximum(v.taken, 1) + 1.0)).astype(np.float32),
-    "hit rate": lambda v: v.hit_rate.astype(np.float32),
-    "candidates": lambda v: log1p(v.valid.sum(1)),
-    "mean age": lambda v: log1p((v.age * v.valid).sum(1) / np.maximum(v.valid.sum(1), 1)),
-    "pool mass": pool_mass,
-    "best share": best_share,
-    "agreement": agreement,
+FEATURES: dict[str, Callable[[Seen], Values]] = {
+    "pool age": lambda s: log1p(s.view.pool_age),
+    "since request": lambda s: log1p(s.view.since_request),
+    "misses": lambda s: log1p(s.view.misses),
+    "miss share": lambda s: (s.view.misses / np.maximum(s.view.pool_age, 1)).astype(np.float32),
+    "last hit": lambda s: (s.view.taken > 0).astype(np.float32),
+    "last rank": lambda s: last_rank(s.view),
+    "hit rate": lambda s: s.view.hit_rate.astype(np.float32),
+    "candidates": lambda s: log1p(s.size),
+    "mean age": lambda s: log1p((s.view.age * s.view.valid).sum(1) / np.maximum(s.size, 1)),
+    "pool mass": lambda s: s.mass,
+    "best share": lambda s: (s.best - s.mass).astype(np.float32),
     "out of pool": out_of_pool,
-    "history": lambda v: log1p((v.history != 0).sum(1)),
-    "idle": lambda v: log1p(v.idle_s),
-    "reply age": lambda v: log1p(v.reply_age_s),
+    "history": lambda s: log1p((s.view.history != 0).sum(1)),
+    "idle": lambda s: log1p(s.view.idle_s),
+    "reply age": lambda s: log1p(s.view.reply_age_s),
 }
 """What the policy looks at, each [B]; every one can be left out by name."""
 
@@ -101,7 +115,8 @@ class Gain:
 
     def features(self, view: View) -> Values:
         """[B, F] float32."""
-        return np.stack([FEATURES[name](view) for name in self.names], axis=1)
+        seen = Seen(view)
+        return np.stack([FEATURES[name](seen) for name in self.names], axis=1)
 
     def urgency(self, view: View, draws: Draws) -> Urgency:
         """The expected gain in NDCG@10, summed over the horizon; ContractError before it has learned."""
@@ -121,7 +136,7 @@ class Gain:
     def fit(self, experience: Experience, rng: np.random.Generator) -> Learned:
         """Least squares of the gain by a network with one hidden layer; a truncated horizon is scaled up.
 
-        At most 16 features, 12 hidden units: 16 * 12 + 12 + 12 + 1 weights and 4 * 16 numbers to scale features. A
+        At most 15 features, 12 hidden units: 15 * 12 + 12 + 12 + 1 weights and 4 * 15 numbers to scale features. A
         fifth of the devices tell after which pass the network is best.
         """
         x = np.concatenate([self.features(view) for view in experience.views])

@@ -103,12 +103,15 @@ def test_what_a_budget_is_expected_to_pay_for():
         "nbytes": np.array([999, 20, 80, 100, 50, 50]),
         "cloud_s": np.array([0, 0, 2.0, 2.0, 2.0, 0]),
     }
-    tier = np.zeros(2, np.int64)
-    assert expected_ratios(Budget(bytes_per_hour=450.0), lived, ledger, tier).tolist() == pytest.approx([0.5])
+    assert expected_ratios(
+        Budget(bytes_per_hour=450.0), lived, ledger, devices=len(lived.devices)
+    ).tolist() == pytest.approx([0.5])
     # 2 s each: 1.8 s an hour pay for 0.9 requests of 9.
-    assert expected_ratios(Budget(cloud_seconds_per_hour=1.8), lived, ledger, tier).tolist() == pytest.approx([0.1])
-    assert expected_ratios(Budget(requests_per_step=0.3), lived, ledger, tier).tolist() == [0.3]
-    assert expected_ratios(Budget(bytes_per_hour=1e9), lived, ledger, tier).tolist() == [0.9]
+    assert expected_ratios(
+        Budget(cloud_seconds_per_hour=1.8), lived, ledger, devices=len(lived.devices)
+    ).tolist() == pytest.approx([0.1])
+    assert expected_ratios(Budget(requests_per_step=0.3), lived, ledger, devices=len(lived.devices)).tolist() == [0.3]
+    assert expected_ratios(Budget(bytes_per_hour=1e9), lived, ledger, devices=len(lived.devices)).tolist() == [0.9]
 
 
 def test_a_policy_without_varied_urgencies_keeps_its_price():

@@ -112,8 +112,11 @@ def test_a_fusion_by_age_and_what_was_learned_survive(prepared: Prepared) -> Non
         assert one.learned.keys() == {"w", "b"}
         assert (one.learned["w"] == numbers).all()
         assert one.learned["w"].dtype == np.float32
-        assert one.learned_bytes == 2 + 1 + (1 + 1 + 1 + 1 + 2 + 24) + (1 + 1 + 1 + 1 + 1 + 8) + 4
-    assert Chosen(0.25, fusion).learned_bytes == 0
+        weights = Chosen(0.25, fusion).learned_bytes - (2 + 1 + 4)
+        assert one.learned_bytes == 2 + 1 + (1 + 1 + 1 + 1 + 2 + 24) + (1 + 1 + 1 + 1 + 1 + 8) + weights + 4
+        # Name and length, dtype, number of axes, axes, values: one number, then two times one per age class and OWN.
+        assert weights == (1 + 20 + 1 + 1 + 4) + (1 + 19 + 1 + 1 + 1 + 52) + (1 + 11 + 1 + 1 + 1 + 52)
+    assert Chosen(0.25, Fusion()).learned_bytes == 0
 
 
 def test_a_folder_that_is_there_is_not_written_again(prepared: Prepared) -> None:

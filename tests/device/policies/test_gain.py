@@ -12,7 +12,7 @@ from views import Fixed, auc, rows, view
 from device.errors import ConfigError, ContractError
 from device.messages import encode_patch
 from device.models.sasrec import SASRec
-from device.policies.gain import FEATURES, HIDDEN, Gain, agreement, best_share, network, out_of_pool, pool_mass
+from device.policies.gain import FEATURES, HIDDEN, Gain, Seen, network, out_of_pool
 from device.policy import Experience, LearnedPolicy, RequestPolicy, View
 from device.seeds import rng
 
@@ -88,9 +88,9 @@ def test_an_obvious_rule_is_learned(taught):
 
 def test_the_opposite_rule_is_learned_too():
     gain = Gain(HORIZON)
-    learned = gain.fit(lived(lambda seen: 0.1 * (out_of_pool(seen) < 0.9)), rng(0, "gain"))
+    learned = gain.fit(lived(lambda seen: 0.1 * (out_of_pool(Seen(seen)) < 0.9)), rng(0, "gain"))
     seen = lively(2000, seed=99)
-    assert auc(gain.taught(learned).urgency(seen, rows(seen)), out_of_pool(seen) < 0.9) > 0.9
+    assert auc(gain.taught(learned).urgency(seen, rows(seen)), out_of_pool(Seen(seen)) < 0.9) > 0.9
 
 
 def test_a_truncated_horizon_is_scaled_up():
@@ -130,8 +130,8 @@ def test_the_same_seed_learns_the_same():
 
 
 def test_what_is_installed_is_small(taught):
-    assert len(FEATURES) == 16
-    assert sum(values.size for values in taught.learned.values()) == 16 * HIDDEN + HIDDEN + HIDDEN + 1 + 4 * 16
+    assert len(FEATURES) == 15
+    assert sum(values.size for values in taught.learned.values()) == 15 * HIDDEN + HIDDEN + HIDDEN + 1 + 4 * 15
     assert {values.dtype for values in taught.learned.values()} == {np.dtype(np.float32)}
     assert len(encode_patch(taught.learned)) <= 2048
 
@@ -180,7 +180,7 @@ def test_an_urgency_costs_at_most_a_hundredth_of_a_reranker_of_width_32(taught):
     reranker = SASRec(1000, width=32).flops(50, 50)
     urgency = operations(taught, lively(64, own=10)) / 64
     assert urgency == pytest.approx(operations(taught, lively(1, own=10)), rel=0.01)
-    network_alone = 2 * 16 * HIDDEN + 2 * HIDDEN
+    network_alone = 2 * 15 * HIDDEN + 2 * HIDDEN
     assert urgency > network_alone + 50 * 16  # the counter saw the features too
     assert urgency <= 0.01 * reranker
 
@@ -193,7 +193,7 @@ def test_a_feature_can_be_left_out(name):
     place = list(FEATURES).index(name)
     np.testing.assert_array_equal(without.features(seen), np.delete(whole.features(seen), place, axis=1))
     learned = without.fit(lived(rule, waves=1, size=100), rng(0, "gain"))
-    assert learned["w1"].shape == (15, HIDDEN)
+    assert learned["w1"].shape == (14, HIDDEN)
     assert np.isfinite(without.taught(learned).urgency(seen, rows(seen))).all()
 
 
@@ -226,12 +226,10 @@ def test_features_by_hand():
         reply_age_s=[0.0],
     )
     # Scores of 1, 3 and 4 before the logarithm: 8 in all, the best has a half.
-    np.testing.assert_allclose(pool_mass(seen), [np.log(8)], rtol=1e-6)
-    np.testing.assert_allclose(best_share(seen), [np.log(0.5)], rtol=1e-6)
+    np.testing.assert_allclose(Seen(seen).mass, [np.log(8)], rtol=1e-6)
+    np.testing.assert_allclose(FEATURES["best share"](Seen(seen)), [np.log(0.5)], rtol=1e-6)
     # 9 of four is in the pool.
-    assert out_of_pool(seen).tolist() == [0.75]
-    a, b = np.array([0.0, np.log(3), np.log(4)]), np.array([1.0, -1.0, 0.0])
-    np.testing.assert_allclose(agreement(seen), [np.corrcoef(a, b)[0, 1]], rtol=1e-5)
+    assert out_of_pool(Seen(seen)).tolist() == [0.75]
     expected = {
         "pool age": np.log(5),
         "since request": np.log(6),
@@ -247,10 +245,10 @@ def test_features_by_hand():
         "reply age": 0.0,
     }
     for name, value in expected.items():
-        np.testing.assert_allclose(FEATURES[name](seen), [value], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(FEATURES[name](Seen(seen)), [value], rtol=1e-6, err_msg=name)
     missed = view([[7]], taken=[0])
-    assert (FEATURES["last hit"](missed)[0], FEATURES["last rank"](missed)[0]) == (0, 0)
-    assert out_of_pool(missed).tolist() == [0]  # it looks for none
+    assert (FEATURES["last hit"](Seen(missed))[0], FEATURES["last rank"](Seen(missed))[0]) == (0, 0)
+    assert out_of_pool(Seen(missed)).tolist() == [0]  # it looks for none
 
 
 @pytest.mark.parametrize("size", [33, 700, 2000])
