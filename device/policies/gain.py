@@ -19,7 +19,7 @@ from device.seeds import Draws
 
 Values = NDArray[np.float32]
 HIDDEN = 12
-LOOKED_FOR = 10
+LOOKED_FOR = 5
 EPOCHS, BATCH, RATE, DECAY = 30, 1024, 3e-3, 1e-3
 
 
@@ -35,23 +35,31 @@ class Seen:
     view: View
 
     @cached_property
+    def valid(self) -> NDArray[np.bool_]:
+        """[B, C] where there is a candidate."""
+        return self.view.valid
+
+    @cached_property
+    def scores(self) -> Values:
+        """[B, C] the reranker's scores; -inf in empty slots."""
+        return np.where(self.valid, self.view.device_scores, np.float32(-np.inf))
+
+    @cached_property
     def best(self) -> Values:
-        """[B] the reranker's best score over the pool."""
-        scores = np.where(self.view.valid, self.view.device_scores, -np.inf)
-        best: Values = np.maximum(scores.max(1, initial=-1e4), -1e4).astype(np.float32)
+        """[B] the best of them."""
+        best: Values = np.maximum(self.scores.max(1, initial=-1e4), np.float32(-1e4))
         return best
 
     @cached_property
     def mass(self) -> Values:
-        """[B] log-sum-exp of its scores over the pool: how much it expects of the pool as a whole."""
-        above = np.where(self.view.valid, self.view.device_scores - self.best[:, None], -np.inf)
-        mass: Values = (np.log(np.exp(above).sum(1) + 1e-12) + self.best).astype(np.float32)
+        """[B] their log-sum-exp: how much the reranker expects of the pool as a whole."""
+        mass: Values = (np.log(np.exp(self.scores - self.best[:, None]).sum(1) + 1e-12) + self.best).astype(np.float32)
         return mass
 
     @cached_property
     def size(self) -> Values:
         """[B] candidates in the pool."""
-        size: Values = self.view.valid.sum(1).astype(np.float32)
+        size: Values = self.valid.sum(1).astype(np.float32)
         return size
 
 
@@ -60,7 +68,8 @@ def out_of_pool(seen: Seen) -> Values:
     own = seen.view.own[:, :LOOKED_FOR]
     if not own.shape[1]:
         return np.zeros(len(own), np.float32)
-    return (~member(own, seen.view.candidates)).mean(1).astype(np.float32)
+    lacking: Values = (~member(own, seen.view.candidates)).mean(1).astype(np.float32)
+    return lacking
 
 
 def last_rank(view: View) -> Values:
@@ -78,7 +87,6 @@ FEATURES: dict[str, Callable[[Seen], Values]] = {
     "last rank": lambda s: last_rank(s.view),
     "hit rate": lambda s: s.view.hit_rate.astype(np.float32),
     "candidates": lambda s: log1p(s.size),
-    "mean age": lambda s: log1p((s.view.age * s.view.valid).sum(1) / np.maximum(s.size, 1)),
     "pool mass": lambda s: s.mass,
     "best share": lambda s: (s.best - s.mass).astype(np.float32),
     "out of pool": out_of_pool,
@@ -136,7 +144,7 @@ class Gain:
     def fit(self, experience: Experience, rng: np.random.Generator) -> Learned:
         """Least squares of the gain by a network with one hidden layer; a truncated horizon is scaled up.
 
-        At most 15 features, 12 hidden units: 15 * 12 + 12 + 12 + 1 weights and 4 * 15 numbers to scale features. A
+        At most 14 features, 12 hidden units: 14 * 12 + 12 + 12 + 1 weights and 4 * 14 numbers to scale features. A
         fifth of the devices tell after which pass the network is best.
         """
         x = np.concatenate([self.features(view) for view in experience.views])
