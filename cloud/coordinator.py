@@ -223,23 +223,6 @@ class Coordinator:
         step = GAIN * push + GAIN**2 / 4 * (np.clip(self.level / self.full, -1, 1) - 0.5)
         self.odds = np.clip(self.odds + step * np.minimum(elapsed / self.horizon, 0.25), -ODDS_CAP, ODDS_CAP)
 
-    def snapshot(self) -> dict[str, Floats]:
-        """All state as named arrays."""
-        return {
-            "level": self.level.copy(),
-            "odds": self.odds.copy(),
-            "flow": self.flow.copy(),
-            "total": self.total.copy(),
-        }
-
-    def restore(self, state: dict[str, Floats]) -> None:
-        """Take over what `snapshot` returned; ContractError when it is of other groups."""
-        own = self.snapshot()
-        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
-            raise ContractError(f"this snapshot is not of {len(self.level)} budgets; start the run anew")
-        self.level, self.odds = state["level"].copy(), state["odds"].copy()
-        self.flow, self.total = state["flow"].copy(), state["total"].copy()
-
     def _cost(self) -> Floats:
         """[G] mean spending per answered request so far."""
         return np.asarray(self.total[0] / np.maximum(self.total[1], 1))

@@ -1,7 +1,7 @@
 """The candidate generator contract, and how a model that scores the whole catalogue becomes one."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from torch import nn
 from cloud.ranking import CatalogueScorer, Neural, catalogue_scores
 from device.errors import ContractError
 from device.model import Items, Scores
+from device.scoring import top_k
 from device.seeds import Draws
 
 
@@ -38,6 +39,8 @@ class TopK:
 
     scorer: CatalogueScorer
     hide_seen: bool = True
+    nested: ClassVar[bool] = True
+    """A list of k is the first k of a longer one, and costs the same."""
 
     def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
         """Lists for `histories` [B, L]; equal scores come in the order of their item ids."""
@@ -83,20 +86,6 @@ def plugin_name(generator: object) -> str:
     for inner in ("inner", "scorer", "module"):
         generator = getattr(generator, inner, generator)
     return type(generator).__name__
-
-
-def top_k(values: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:
-    """(scores, columns) [B, k] of the k largest values per row, descending, ties by column number."""
-    k = min(k, values.shape[1])
-    columns = np.argpartition(-values, k - 1, axis=1)[:, :k]
-    edge = np.take_along_axis(values, columns, axis=1).min(1)
-    for row in np.flatnonzero((values >= edge[:, None]).sum(1) > k):  # several at the edge: the first of them
-        above, level = np.flatnonzero(values[row] > edge[row]), np.flatnonzero(values[row] == edge[row])
-        columns[row] = np.concatenate([above, level[: k - len(above)]])
-    columns.sort(axis=1)
-    found = np.take_along_axis(values, columns, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(columns, order, axis=1)
 
 
 def check_lists(generator: object, made: Generated, *, rows: int, pool: int, n_items: int) -> None:

@@ -1,15 +1,17 @@
 """What the cloud remembers of each device, and the replies that follow from it."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cloud.generator import Generated, check_lists
 from cloud.service import Service
 from device.errors import WireError
-from device.fleet import behind, needed
 from device.messages import Replies, Requests, encode_replies
 from device.model import Items, Scores
-from device.row_cache import RowCache, member
+from device.pool import behind
+from device.row_cache import RowCache, member, needed
 from device.seeds import draws
 
 Ints = NDArray[np.int64]
@@ -29,7 +31,7 @@ class Memory:
         self.told = histories[:, -service.history :].copy()
         self.told_step = np.zeros(len(histories), np.int64)
         streamed = any(rows is not None for rows in service.rows)
-        self.cache = RowCache(len(histories), service.cache_rows) if streamed else None
+        self.cache = RowCache(len(histories), service.cache_rows, service.installed) if streamed else None
         self.sent_rows: Items | None = None
         self.sent_step = np.full(len(histories), -1, np.int64)
         self.held = np.zeros((len(histories), service.delta_slots), np.int32)  # as the device confirmed it
@@ -118,23 +120,35 @@ class Memory:
         What they will hold is noted.
         """
         held, width = self.held[device], self.held.shape[1]
-        lacking = wanting(made.items, held)
+        lacking = wanting(made.items, held, lambda sent, of: self._stays(device, sent, of))
         order = np.argsort(~lacking, axis=1, kind="stable")
         items, scores = (
             np.take_along_axis(np.where(lacking, of, 0), order, axis=1) for of in (made.items, made.scores)
         )
         offered = np.pad(items, ((0, 0), (0, width - items.shape[1])))
         held = np.where(member(held, offered), 0, held)
-        self.sent_held[device] = np.take_along_axis(
-            np.concatenate([offered, held], axis=1), behind(offered, held), axis=1
-        )
+        both = np.take_along_axis(np.concatenate([offered, held], axis=1), behind(offered, held), axis=1)
+        self.sent_held[device] = np.where(self._stays(device, offered, both), both, 0)
         return items, scores
+
+    def _stays(self, device: Ints, sent: Items, held: Items) -> NDArray[np.bool_]:
+        """[B, W] which of `held` have rows on the devices once lists `sent` [B, k] have come."""
+        if self.cache is None:
+            return np.ones(held.shape, np.bool_)
+        streamed = np.array([rows is not None for rows in self.service.rows])[self.service.tier[device]]
+        known = self.cache.among(held, self.cache.after(device, self._wanted(device, sent)))
+        stays: NDArray[np.bool_] = known | ~streamed[:, None]
+        return stays
+
+    def _wanted(self, device: Ints, items: Items) -> Items:
+        """[B, R] ids of the embeddings that devices need with lists `items` [B, k]."""
+        return needed(items, self.told[device][:, -self.service.upload :])
 
     def _missing_rows(self, device: Ints, items: Items, *, streamed: bool) -> Items:
         """[B, R] ids of the embeddings that these devices need and lack, 0-padded on the right."""
         if self.cache is None or not streamed:
             return np.zeros((len(device), 0), np.int32)
-        wanted = needed(items, self.told[device][:, -self.service.upload :])
+        wanted = self._wanted(device, items)
         if self.sent_rows is None:
             self.sent_rows = np.zeros((len(self.told), wanted.shape[1]), np.int32)
         self.sent_rows[device] = wanted
@@ -142,16 +156,22 @@ class Memory:
         return np.take_along_axis(missing, np.argsort(missing == 0, axis=1, kind="stable"), axis=1)
 
 
-def wanting(items: Items, held: Items) -> NDArray[np.bool_]:
+def wanting(
+    items: Items, held: Items, stays: Callable[[Items, Items], NDArray[np.bool_]] | None = None
+) -> NDArray[np.bool_]:
     """[B, k] what of lists `items` [B, k] must be sent so that merged pools, now `held` [B, W], hold the whole lists.
 
-    What is sent stands in front and pushes the rest back: an item that falls out for that is sent too.
+    What is sent stands in front and pushes the rest back: an item that falls out for that is sent too, and so is one
+    whose row falls out. `stays` (what is sent [B, k], held) says whose row stays; None = all rows do.
     """
     sending: NDArray[np.bool_] = (items != 0) & ~member(items, held)
     while True:
-        kept = (held != 0) & ~member(held, np.where(sending, items, 0))
-        place = np.cumsum(kept, axis=1) - 1 + sending.sum(axis=1)[:, None]
-        lost = np.where(kept & (place >= held.shape[1]), held, 0)
+        sent = np.where(sending, items, 0)
+        kept = (held != 0) & ~member(held, sent)
+        out = np.cumsum(kept, axis=1) - 1 + sending.sum(axis=1)[:, None] >= held.shape[1]
+        if stays is not None:
+            out |= ~stays(sent, held)
+        lost = np.where(kept & out, held, 0)
         more = (items != 0) & ~sending & member(items, lost)
         if not more.any():
             return sending

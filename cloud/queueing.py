@@ -3,7 +3,7 @@
 Why the times are exact although devices are simulated in groups. A device's requests leave at its steps, and a step's
 time is known before the step is lived. So if no device's next step is earlier than a time h, no request that is still
 to come can reach the cloud before h, and everything that arrives by h can be put in its final order now. The simulator
-therefore lives the steps in order of time: `next_up` picks the earliest steps, their requests go into the
+therefore lives the steps in order of time: `Span.next` picks the earliest steps, their requests go into the
 `WaitingRoom`, and `due(h)`, h being the earliest step still to be lived, hands out what has become certain. A device
 whose request is still in the room has no reply before h either, so none of its steps up to h misses one.
 
@@ -48,12 +48,6 @@ class Span:
         return np.flatnonzero((next_at == self.first) | (next_at < self.until))
 
 
-def next_up(next_at: Floats, window_s: float) -> Ints:
-    """Rows of next_at [D] (virtual seconds; inf = no step left) that make the next wave; empty when nothing is left."""
-    span = Span.next(next_at, window_s)
-    return np.zeros(0, np.int64) if span is None else span.rows(next_at)
-
-
 @final
 class Servers:
     """Equal servers with one line before them, state kept between batches.
@@ -92,16 +86,6 @@ class Servers:
         self.free_at = np.sort(np.array(free))
         self.closed_until = float(arrive.max(initial=self.closed_until))
         return start
-
-    def snapshot(self) -> Floats:
-        """[count + 1] all state: when servers become free, and the last arrival."""
-        return np.append(self.free_at, self.closed_until)
-
-    def restore(self, state: Floats) -> None:
-        """Take over what `snapshot` returned; ContractError when it is another cloud's."""
-        if state.shape != (len(self.free_at) + 1,):
-            raise ContractError(f"this snapshot is of {len(state) - 1} servers, expected {len(self.free_at)}")
-        self.free_at, self.closed_until = state[:-1].copy(), float(state[-1])
 
     def _check(self, arrive: Floats, seconds: Floats) -> None:
         if not (np.isfinite(arrive).all() and np.isfinite(seconds).all() and (seconds >= 0).all()):
@@ -160,18 +144,6 @@ class WaitingRoom:
         old, cut = self.inside, int(np.searchsorted(self.inside.arrive, until, side="right"))
         self.inside = Waiting(old.arrive[cut:], old.device[cut:], old.step[cut:])
         return Waiting(old.arrive[:cut], old.device[:cut], old.step[:cut])
-
-    def snapshot(self) -> dict[str, NDArray[np.generic]]:
-        """All state as named arrays."""
-        inside = self.inside
-        closed = np.array([self.closed_until])
-        return {"arrive": inside.arrive, "device": inside.device, "step": inside.step, "closed_until": closed}
-
-    def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
-        """Take over what `snapshot` returned."""
-        device, step = state["device"].astype(np.int64), state["step"].astype(np.int64)
-        self.inside = Waiting(state["arrive"].astype(np.float64), device, step)
-        self.closed_until = float(state["closed_until"].astype(np.float64)[0])
 
 
 @dataclass(frozen=True, slots=True)

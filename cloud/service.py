@@ -1,7 +1,7 @@
 """What the cloud offers to one fleet, and the links it needs for that."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from cloud.generator import CandidateGenerator, Generated, plugin_name
 from cloud.item_rows import Rows
 from device.errors import ConfigError
 from device.messages import Codec
+from device.row_cache import NOTHING
 from device.seeds import Draws
 
 Floats = NDArray[np.float64]
@@ -79,6 +80,7 @@ class Service:
         tier: [D] tier of each device.
         rows: per tier, streamed item embeddings; None = the item table is resident.
         cache_rows: capacity of the devices' row caches.
+        installed: [M] items whose rows are installed where the others are streamed.
         seed: of the experiment.
         delta_slots: replies leave out what is still in a merged pool of so many slots; 0 = replies are whole lists.
         servers: the finite servers with their line; None = every list is worked on at once.
@@ -100,6 +102,7 @@ class Service:
     cache_rows: int
     seed: int
     delta_slots: int = 0
+    installed: NDArray[np.int32] = field(default_factory=lambda: NOTHING)
     servers: Line | None = None
     tariff: Tariff | None = None
     window_s: float = 0.0

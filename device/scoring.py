@@ -34,7 +34,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelScorer:
-    """Asks the model; `resident` [M] are the items that the device can score of its own accord."""
+    """Asks the model; `resident` [M], ascending, are the items that the device can score of its own accord."""
 
     model: DeviceModel
     params: Parameters
@@ -52,14 +52,20 @@ class ModelScorer:
         """See Scorer; equal scores come in the order of their item ids. ContractError as in `scores`."""
         items, scores = np.zeros((len(history), k), np.int32), np.zeros((len(history), k), np.float32)
         for rows, filled in batches(len(history)):
-            values = self.catalogue(history[filled])[: len(rows)]
+            values = np.pad(self.catalogue(history[filled])[: len(rows)], ((0, 0), (0, 1)))
             self._refuse_infinite(values, np.zeros(values.shape, np.bool_))
-            values = np.where((self.resident[None, :, None] == history[rows][:, None, :]).any(2), -np.inf, values)
-            order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-            best = np.take_along_axis(values, order, axis=1)
+            np.put_along_axis(values, self.places(history[rows]), -np.inf, axis=1)
+            best, order = top_k(values[:, :-1], k)
             items[rows, : order.shape[1]] = np.where(np.isfinite(best), self.resident[order], 0)
             scores[rows, : order.shape[1]] = np.where(np.isfinite(best), best, 0)
         return items, scores
+
+    def places(self, items: Items) -> Rows:
+        """Where items [B, L] stand among the M resident ones; M = nowhere."""
+        ids = self.resident
+        found = np.searchsorted(ids, items)
+        here = ids[np.minimum(found, len(ids) - 1)] == items if len(ids) else np.zeros(items.shape, np.bool_)
+        return np.where(here, found, len(ids))
 
     def catalogue(self, history: Items) -> Scores:
         """[B, M] scores of the resident items."""
@@ -111,3 +117,19 @@ def batches(size: int) -> Iterator[tuple[Rows, Rows]]:
         filled = np.arange(start, start + SCORING_BATCH)
         filled[filled >= size] = start
         yield filled[: min(size - start, SCORING_BATCH)], filled
+
+
+def top_k(values: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:
+    """(scores, columns) [B, k] of the k largest values per row, descending, ties by column number."""
+    k = min(k, values.shape[1])
+    if not k:
+        return values[:, :0], np.zeros((len(values), 0), np.int64)
+    columns = np.argpartition(-values, k - 1, axis=1)[:, :k]
+    edge = np.take_along_axis(values, columns, axis=1).min(1)
+    for row in np.flatnonzero((values >= edge[:, None]).sum(1) > k):  # several at the edge: the first of them
+        above, level = np.flatnonzero(values[row] > edge[row]), np.flatnonzero(values[row] == edge[row])
+        columns[row] = np.concatenate([above, level[: k - len(above)]])
+    columns.sort(axis=1)
+    found = np.take_along_axis(values, columns, axis=1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(columns, order, axis=1)

@@ -94,6 +94,7 @@ def columns(runs: Sequence[Run]) -> list[Column]:
         *[_measure(measure, interval=False) for measure in shared if measure != main],
         _column("NDCG@10 in pool", lambda line: line.numbers["ndcg@10_in_pool"], decimal),
         _column("Install / device", lambda line: line.numbers["install_bytes_per_device"], size),
+        _column("Energy / step", lambda line: line.numbers.get("energy_j_per_step"), joules),
         _column("Latency p50", lambda line: line.numbers["latency_s"]["p50"], seconds),
         _column("Latency p95", lambda line: line.numbers["latency_s"]["p95"], seconds),
         _column("Lost", lambda line: sum(line.numbers["lost_messages"].values()), lambda n: f"{n:.0f}"),
@@ -186,6 +187,11 @@ def percent(share: float) -> str:
 def seconds(value: float) -> str:
     """`0.312 s`, with three significant digits."""
     return f"{value:.3g} s"
+
+
+def joules(value: float) -> str:
+    """`0.312 J`, with three significant digits."""
+    return f"{value:.3g} J"
 
 
 def milliseconds(value: float) -> str:

@@ -81,6 +81,12 @@ function boundAt(curve, at) {
   return curve.y[right - 1] + share * (curve.y[right] - curve.y[right - 1]);
 }
 
+/** Whether a bound's value is so far above never's that shares of the difference say anything. */
+function worth(top) {
+  const never = data.values[state.measure][data.never];
+  return top > never && top - never >= data.least * Math.abs(never);
+}
+
 function read(policy, at) {
   const mix = weights(policy, at);
   if (!mix) return null;
@@ -99,8 +105,9 @@ function read(policy, at) {
   const top = onBoundAxis() && data.bounds.length ? boundAt(data.bounds[state.bound], at) : null;
   return {
     value: withEnds(value, drawn),
-    recovered: share(values[data.always], (r) => table[r * width + data.always]),
-    ofBound: known(top) && top > values[data.never] ? share(top, () => top) : null,
+    gain: withEnds(value - values[data.never], drawn.map((one, r) => one - table[r * width + data.never])),
+    recovered: data.shares[state.measure] ? share(values[data.always], (r) => table[r * width + data.always]) : null,
+    ofBound: known(top) && worth(top) ? share(top, () => top) : null,
     install: sum((point) => data.install[point]),
   };
 }

@@ -11,8 +11,10 @@ from matplotlib.ticker import PercentFormatter
 
 from reports import tables
 from reports.palette import COLOURS, MARKERS, STYLE
+from reports.tradeoff_best import BEST_NOTE, best_rows
+from reports.tradeoff_calibration import CALIBRATION_NOTE, calibration_rows
 from reports.tradeoff_points import REQUESTS, Points
-from reports.tradeoff_readings import Reading, bound_at, read_at
+from reports.tradeoff_readings import LEAST, Reading, bound_at, read_at, shares_defined
 from reports.tradeoff_stats import interval
 from simulation import sweep_folder as f
 from simulation.statistics import Interval
@@ -51,26 +53,45 @@ def tradeoff_figure(points: Points, measure: str) -> str:
 def markdown_table(points: Points, measure: str) -> str:
     """Share of the never-to-always difference that each policy recovers at 5, 10, 20, 30 and 50 % of requests.
 
-    In Markdown with 95 % intervals and a trailing line feed; below it the values of floors and bounds themselves.
+    In Markdown with 95 % intervals and a trailing line feed; below it the values of floors and bounds themselves, ours
+    minus the best published policy at each wanted ratio, and, for the first measure, predicted and realised gains.
     A dash: the policy has no point within 5 % of that ratio.
     """
-    shown = recovered_rows(points, measure)
-    head = [["Policy", *map(_budget, BUDGETS)], ["---", *("---:" for _ in BUDGETS)]]
-    floors = [["Value", "requests per step", measure.upper()], ["---", "---:", "---:"], *_floor_rows(points, measure)]
-    return _markdown([*head, *shown]) + "\n" + _markdown(floors)
+    parts = [
+        _markdown([["Policy", *map(_budget, BUDGETS)], *recovered_rows(points, measure)]),
+        *([] if shares_defined(points, measure) else [undefined_note(measure) + "\n"]),
+        _markdown([["Value", "requests per step", measure.upper()], *_floor_rows(points, measure)]),
+        BEST_NOTE + "\n",
+        _markdown([[" ".join(cell) for cell in row] for row in best_rows(points, measure)]),
+    ]
+    if measure == points.measures[0] and (rows := calibration_rows(points)):
+        parts += [CALIBRATION_NOTE + "\n", _markdown(rows)]
+    return "\n".join(parts)
+
+
+def undefined_note(measure: str) -> str:
+    """Why differences stand in the place of shares."""
+    return (
+        f"In {measure.upper()} always asking is hardly better than never: the 95 % interval of their difference does "
+        f"not lie above 0, or the difference is below {100 * LEAST:.0f} % of never's value. Shares of it would say "
+        "nothing, so every policy is shown as the plain difference to never asking."
+    )
 
 
 def recovered_rows(points: Points, measure: str) -> list[list[str]]:
-    """Rows of that table as text: label and one share per budget, policies first, then the bounds."""
+    """Rows of that table as text: label and one share per budget, policies first, then the bounds.
+
+    Differences to never in the place of shares where these are not defined.
+    """
     rows = [
         [label, *(_share(read_at(points, measure, label, REQUESTS, at)) for at in BUDGETS)]
         for label in points.policies
         if points.family_of(label) != f.FLOOR
     ]
     never, always = points.means(measure)[[points.never, points.always]]
+    whole = always - never if shares_defined(points, measure) else None
     for label, curve in _bounds_of(points, measure).items():
-        shares = [(bound_at(curve, at) - never) / (always - never) for at in BUDGETS]
-        rows.append([label, *(tables.ABSENT if np.isnan(one) else f"{100 * one:.0f} %" for one in shares)])
+        rows.append([label, *(_gain(bound_at(curve, at) - never, whole) for at in BUDGETS)])
     return rows
 
 
@@ -101,10 +122,19 @@ def _plain(found: Interval) -> dict[str, float]:
 
 
 def _share(reading: Reading | None) -> str:
-    if reading is None or np.isnan(reading.recovered.mean):
+    if reading is None:
         return tables.ABSENT
     found = reading.recovered
+    if found is None:
+        return tables.with_interval(_plain(reading.gain), sign="+")
     return f"{100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+
+
+def _gain(gain: float, whole: float | None) -> str:
+    """A difference to never as its share of `whole`, or plain where that is None."""
+    if np.isnan(gain):
+        return tables.ABSENT
+    return f"{gain:+.4f}" if whole is None else f"{100 * gain / whole:.0f} %"
 
 
 def _budget(at: float) -> str:
@@ -112,7 +142,9 @@ def _budget(at: float) -> str:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    return "".join("| " + " | ".join(_cell(cell) for cell in row) + " |\n" for row in rows)
+    """A table from its rows, the first of them the heading."""
+    ruled = [rows[0], ["---", *("---:" for _ in rows[0][1:])], *rows[1:]]
+    return "".join("| " + " | ".join(_cell(cell) for cell in row) + " |\n" for row in ruled)
 
 
 def _cell(text: str) -> str:

@@ -9,13 +9,16 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from reports.html import asset, content_policy, data_uri, write_whole
-from reports.tradeoff_figures import BUDGETS, recovered_rows, tradeoff_figure
+from reports.tradeoff_best import BEST_NOTE, best_rows
+from reports.tradeoff_calibration import CALIBRATION_NOTE, calibration_rows
+from reports.tradeoff_figures import BUDGETS, recovered_rows, tradeoff_figure, undefined_note
 from reports.tradeoff_payload import payload, random_label
 from reports.tradeoff_points import Points, load
+from reports.tradeoff_readings import shares_defined
 from simulation import sweep_folder as f
 from simulation.sweep_folder import PAGE, Sweep
 
-_SCRIPTS: Final = ("tradeoff.js", "tradeoff_view.js", "tradeoff_tables.js")
+_SCRIPTS: Final = ("tradeoff.js", "tradeoff_view.js", "tradeoff_tables.js", "tradeoff_calibration.js")
 _STYLES: Final = ("page.css", "tradeoff.css")
 _GLOSSARY: Final = {
     "Value": "Mean of the measure over a user's replayed steps, then over seeds, then over users. All policies are met "
@@ -25,7 +28,8 @@ _GLOSSARY: Final = {
     "Never and always asking are no ends of another policy's line.",
     "Intervals": "95 %, percentile bootstrap over users: a drawn user comes with all its seeds and is the same for "
     "policy, never and always. Costs are held as measured.",
-    "Recovered": "(policy − never) / (always − never): 0 % is never asking, 100 % always asking.",
+    "Recovered": "(policy − never) / (always − never): 0 % is never asking, 100 % always asking. Where always is "
+    "hardly better than never (by less than 1 %, or not in the 95 % interval), the plain difference to never instead.",
     "Of the gain": "(policy − never) / (bound − never) at the same request ratio. The bound knows which item comes "
     "next; it is held as measured.",
     "Bound": "Best value that any schedule of requests could reach with at most that many requests, exactly, per user, "
@@ -67,6 +71,11 @@ def render(sweep: Sweep, points: Points) -> str:
         "figure": data_uri(tradeoff_figure(points, measure)),
         "budgets": [f"{100 * budget:.0f} %" for budget in BUDGETS],
         "recovered": recovered_rows(points, measure),
+        "undefined": None if shares_defined(points, measure) else undefined_note(measure),
+        "best": best_rows(points, measure),
+        "best_note": BEST_NOTE,
+        "calibration": calibration_rows(points),
+        "calibration_note": CALIBRATION_NOTE,
         "glossary": _GLOSSARY | _random(sweep, points) | protocol,
         "command": sweep.summary.get("command"),
         "config": sweep.config_toml,

@@ -9,6 +9,8 @@ import numpy as np
 
 from reports import tradeoff_readings as readings
 from reports.palette import COLOURS, MARKERS
+from reports.tradeoff_calibration import calibration_payload
+from reports.tradeoff_figures import undefined_note
 from reports.tradeoff_points import AXES, REQUESTS, Points
 from reports.tradeoff_stats import REACH, Floats
 from simulation import sweep_folder as f
@@ -31,6 +33,7 @@ def payload(sweep: Sweep, points: Points) -> str:
     axes = [axis for axis in AXES if np.isfinite(points.cost[axis]).any()]
     content = {
         "reach": REACH,
+        "least": readings.LEAST,
         "floor": f.FLOOR,
         "bound": f.BOUND_FAMILY,
         "colours": COLOURS,
@@ -42,6 +45,8 @@ def payload(sweep: Sweep, points: Points) -> str:
             for label in policies
         ],
         "random": random_label(sweep, points),
+        "shares": {one: readings.shares_defined(points, one) for one in measures},
+        "undefined": {one: undefined_note(one) for one in measures},
         "never": points.never,
         "always": points.always,
         "budget": _numbers(points.budget),
@@ -53,6 +58,7 @@ def payload(sweep: Sweep, points: Points) -> str:
         "front": {one: {axis: _front(points, one, axis) for axis in axes} for one in measures},
         "volume": {one: {axis: _volumes(points, one, axis) for axis in axes} for one in measures},
         "area": {bound: _areas(points, bound, random_label(sweep, points)) for bound in points.bounds},
+        "calibration": calibration_payload(points),
         "leads": {one: {against: _leads(points, one, against) for against in policies} for one in measures},
     }
     return json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -7,11 +7,13 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from device.errors import RunError
 from reports import tradeoff_stats as stats
 from reports.tradeoff_stats import Floats
 from simulation import sweep_folder as f
+from simulation.config_tables import PolicyTable
 from simulation.sweep_folder import Sweep
 
 REQUESTS: Final = "requests"
@@ -30,7 +32,9 @@ class Points:
     """P points (a policy at a budget, mean over seeds) of U users; policies and points in the order of the sweep.
 
     cost: axis -> [P], NaN where unknown; values: measure -> [U, P]; resampled: measure -> [R, P];
-    bounds: name -> (request ratios, value of the first measure), both [G], mean over seeds.
+    bounds: name -> (request ratios, value of the first measure), both [G], mean over seeds; resident: policy -> share
+    of the catalogue from which the device adds candidates of its own, 0 where it adds none or the configuration does
+    not name the policy; calibration: rows of calibration.parquet.
     """
 
     policy: tuple[str, ...]
@@ -44,6 +48,8 @@ class Points:
     never: int
     always: int
     seeds: int
+    resident: Mapping[str, float]
+    calibration: pd.DataFrame
 
     @property
     def users(self) -> int:
@@ -105,7 +111,19 @@ def load(sweep: Sweep, *, resamples: int = 1000) -> Points:
         never=_labelled(labels, "never", sweep),
         always=_labelled(labels, "always", sweep),
         seeds=int(cells[f.SEED].nunique()),
+        resident=dict.fromkeys(labels, 0.0) | _resident(sweep),
+        calibration=sweep.calibration,
     )
+
+
+def _resident(sweep: Sweep) -> dict[str, float]:
+    try:
+        tables = [PolicyTable.model_validate(one) for one in sweep.config.get("policies", [])]
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"a policy's {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RunError(f"{sweep.path / f.CONFIG}: {what}; the file is damaged, repeat the sweep") from error
+    return {table.label: table.resident if table.own else 0.0 for table in tables}
 
 
 def _point_of(cells: pd.DataFrame) -> NDArray[np.int64]:

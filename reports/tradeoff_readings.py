@@ -1,6 +1,6 @@
 """What a sweep says: readings at a budget, the Pareto front, areas, and paired differences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,18 +12,36 @@ from reports.tradeoff_stats import Floats
 from simulation import sweep_folder as f
 from simulation.statistics import Difference, Interval
 
+LEAST = 0.01
+"""Share of never's value by which always, or a bound, must be worth more; below it shares of the gain say nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A policy at a cost: its value, its share of the difference from never to always, and of the gain of each bound.
+    """A policy at a cost: its value, what it gains over never, and its share of always's and of each bound's gain.
 
-    The bound itself is held as measured, so `of_bound` is the gain's interval in units of the bound's gain.
+    `recovered` is None where always and never hardly differ (see `shares_defined`). The bound itself is held as
+    measured, so `of_bound` is the gain's interval in units of the bound's gain, without bounds hardly above never.
     """
 
     value: Interval
-    recovered: Interval
+    gain: Interval
+    recovered: Interval | None
     of_bound: Mapping[str, Interval]
     install_bytes: float
+
+
+def shares_defined(points: Points, measure: str) -> bool:
+    """Whether always is worth more than never: by 1 % of never's value, and in the 95 % interval over users."""
+    never, always = (points.means(measure)[i] for i in (points.never, points.always))
+    resampled = points.resampled[measure]
+    low = float(np.percentile(resampled[:, points.always] - resampled[:, points.never], 2.5))
+    return low > 0.0 and _worth(always, never)
+
+
+def _worth(best: float, never: float) -> bool:
+    """Whether `best` (NaN: no) is so much better than never that shares of the difference say anything."""
+    return bool(best > never and best - never >= LEAST * abs(never))
 
 
 def read_at(points: Points, measure: str, policy: str, axis: str, at: float) -> Reading | None:
@@ -43,8 +61,9 @@ def read_at(points: Points, measure: str, policy: str, axis: str, at: float) -> 
     tops = {name: bound_at(curve, at) for name, curve in bounds.items()}
     return Reading(
         value=stats.interval(value, replicates, n),
-        recovered=share(float(ends[always]), resampled[:, always]),
-        of_bound={name: share(top, top) for name, top in tops.items() if np.isfinite(top)},
+        gain=stats.interval(value - float(ends[never]), replicates - resampled[:, never], n),
+        recovered=share(float(ends[always]), resampled[:, always]) if shares_defined(points, measure) else None,
+        of_bound={name: share(top, top) for name, top in tops.items() if _worth(top, float(ends[never]))},
         install_bytes=float(points.install_bytes @ weights),
     )
 
@@ -121,17 +140,29 @@ def leads(points: Points, measure: str, against: str) -> list[Lead]:
     Both sides are read off at the same realised ratio: a user's values at the two neighbouring points are
     interpolated as the means are. A policy without a budget is met at its own ratio.
     """
-    places: list[tuple[str, float]] = []
-    pairs: list[tuple[Floats, Floats]] = []
+    places = []
     for i, policy in enumerate(points.policy):
         wanted = float(points.budget[i] if np.isfinite(points.budget[i]) else points.cost[REQUESTS][i])
-        mine, other = (points.weights(name, REQUESTS, wanted) for name in (policy, against))
         skipped = policy == against or points.family[i] == f.BOUND_FAMILY
-        if not skipped and np.isfinite([wanted, mine.sum(), other.sum()]).all():
-            places.append((policy, wanted))
-            pairs.append((_mixed(points.values[measure], mine), _mixed(points.values[measure], other)))
-    tests = stats.holm_differences(pairs)
-    return [Lead(policy, against, at, *test) for (policy, at), test in zip(places, tests, strict=True)]
+        if not skipped and reaches(points, wanted, policy, against):
+            places.append((policy, against, wanted))
+    return paired(points, measure, places)
+
+
+def reaches(points: Points, at: float, *policies: str) -> bool:
+    """Whether all of `policies` can be read off at request ratio `at`."""
+    weights = [points.weights(policy, REQUESTS, at) for policy in policies]
+    return bool(np.isfinite([at, *(one.sum() for one in weights)]).all())
+
+
+def paired(points: Points, measure: str, places: Sequence[tuple[str, str, float]]) -> list[Lead]:
+    """The lead at each (policy, against, request ratio), which both must reach; one Holm correction over all."""
+    values = points.values[measure]
+    pairs = [
+        (_mixed(values, points.weights(policy, REQUESTS, at)), _mixed(values, points.weights(against, REQUESTS, at)))
+        for policy, against, at in places
+    ]
+    return [Lead(*place, *test) for place, test in zip(places, stats.holm_differences(pairs), strict=True)]
 
 
 def _mixed(values: Floats, weights: Floats) -> Floats:

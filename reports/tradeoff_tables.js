@@ -10,6 +10,7 @@ function heading(table, ...titles) {
 const name = (policy, note) => html("th", { scope: "row" }, html("span", { class: "name" }, key(policy), html("span", {}, policy.label, note ? html("small", {}, note) : null)));
 const cell = (main, small) => html("td", {}, main, small ? html("small", {}, small) : null);
 const shareCell = (ends) => (ends && known(ends[0]) && Number.isFinite(ends[0]) ? cell(`${whole(ends[0])} %`, `[${whole(ends[1])}, ${whole(ends[2])}]`) : cell(ABSENT));
+const gainCell = (ends) => cell(decimal(ends[0], "+"), `[${decimal(ends[1], "+")}, ${decimal(ends[2], "+")}]`);
 function note(policy) {
   const costs = policy.points.map((point) => data.cost[state.axis][point]).filter(known);
   if (policy.family !== data.floor) return policy.family;
@@ -22,13 +23,13 @@ function reach(policy) {
   return low === high ? `only at ${low}` : `from ${low} to ${high}`;
 }
 function fillReadings() {
-  heading("readings", "Policy", [measureTitle(), "95 % interval"], ["Recovered", "of never to always"], ["Of the gain", `of ${boundName()}`], ["Installed", "bytes per device"]);
+  heading("readings", "Policy", [measureTitle(), "95 % interval"], data.shares[state.measure] ? ["Recovered", "of never to always"] : ["Minus never", "95 % interval"], ["Of the gain", `of ${boundName()}`], ["Installed", "bytes per device"]);
   const found = data.policies.map((policy) => ({ policy, reading: read(policy, state.at) }));
   const rows = found.filter((one) => one.reading).map(({ policy, reading }) => ({
     value: reading.value[0], policy, reading,
     row: html("tr", policy.family === data.floor ? { class: "reference" } : {}, name(policy, note(policy)),
       cell(decimal(reading.value[0]), `[${decimal(reading.value[1])}, ${decimal(reading.value[2])}]`),
-      shareCell(reading.recovered), shareCell(reading.ofBound), cell(bytes(reading.install))),
+      reading.recovered ? shareCell(reading.recovered) : gainCell(reading.gain), shareCell(reading.ofBound), cell(bytes(reading.install))),
   }));
   const top = onBoundAxis() && data.bounds.length ? boundAt(data.bounds[state.bound], state.at) : null;
   if (known(top)) rows.push({ value: top, row: boundRow(top) });
@@ -38,15 +39,18 @@ function fillReadings() {
   byId("readings").tBodies[0].replaceChildren(...rows.map((one) => one.row), ...beyond);
   const best = rows.find((one) => one.policy && one.policy.family !== data.floor && one.policy.family !== data.bound);
   const at = `At ${cost(state.at)} (${axis().title.toLowerCase()}) `;
-  byId("reading").textContent = best
-    ? `${at}“${best.policy.label}” is best: ${measureTitle()} ${decimal(best.value)}, ${whole(best.reading.recovered[0])} % of the way from never to always asking.`
-    : `${at}no policy has a point.`;
+  const gained = ({ recovered, gain }) => (recovered ? `${whole(recovered[0])} % of the way from never to always asking` : `${decimal(gain[0], "+")} over never asking`);
+  const said = best ? `“${best.policy.label}” is best: ${measureTitle()} ${decimal(best.value)}, ${gained(best.reading)}.` : "no policy has a point.";
+  byId("reading").textContent = at + said;
+  byId("undefined").hidden = data.shares[state.measure];
+  byId("undefined").textContent = data.undefined[state.measure];
 }
 function boundRow(top) {
   const values = data.values[state.measure];
-  const share = (top - values[data.never]) / (values[data.always] - values[data.never]);
+  const gain = top - values[data.never];
+  const part = data.shares[state.measure] ? `${whole(gain / (values[data.always] - values[data.never]))} %` : decimal(gain, "+");
   const label = html("th", { scope: "row" }, boundName(), html("small", {}, "bound, knows the future"));
-  return html("tr", { class: "reference bound" }, label, cell(decimal(top)), cell(`${whole(share)} %`), cell("100 %"), cell(ABSENT));
+  return html("tr", { class: "reference bound" }, label, cell(decimal(top)), cell(part), cell(worth(top) ? "100 %" : ABSENT), cell(ABSENT));
 }
 const third = (value) => value.toFixed(3).replace("-", "−");
 function areaCell([value, low, high, from, to]) {

@@ -8,30 +8,31 @@ import numpy as np
 
 from cloud.ledger import Ledger
 from cloud.training import write_text
-from device.errors import ConfigError
-from device.fleet import Setup
 from device.fusion import Fusion, FusionByAge
-from device.policy import Experience, Learned, LearnedPolicy, Random
-from device.scoring import ModelScorer, Scorer
-from device.seeds import key, rng
-from simulation.calibration import Rehearsal, find_fusion, find_fusion_by_age, find_prices
+from device.policies.fitting import PredictsGain
+from device.policy import Experience, Learned, LearnedPolicy, Random, RequestPolicy
+from device.seeds import rng
+from device.setup import Setup
+from simulation.calibration import Rehearsal, find_fusion, find_fusion_by_age
+from simulation.chosen import Chosen
 from simulation.config_tables import PolicyTable
 from simulation.experience import gather, joined
+from simulation.fingerprint import fingerprint
 from simulation.objects import make_policy, tiers
-from simulation.prepare import Chosen, Prepared, Say, fingerprint, serving, setups
-from simulation.pricing import budget_of, expected_ratios, pricing
-from simulation.remembering import Remembering
-from simulation.replay import Timeline
-from simulation.sharing import shared
+from simulation.prepare import Prepared, Say
+from simulation.price_search import adjusted_price, find_prices
+from simulation.pricing import around, budget_of, expected_ratios, pricing
+from simulation.stage import Stage, on_validation, validation_users
 
 BEHAVIOUR = 0.15
 """Share of steps with a request, drawn at random, under which fusions by age and a first experience are learned."""
 HORIZON = 4
-"""Steps ahead that an experience looks."""
+"""Steps ahead that an experience looks, or more where a policy predicts more."""
 ROUNDS = 2
 """Experiences that a learning policy sees: the first under random requests, the others under itself."""
-SEEN_PRICES = (0.05, 0.2)
-"""Request ratios at which it lives its own experiences."""
+LIVED_RATIOS = (0.05, 0.2)
+"""Request ratios at which it lives its own experiences, and how near to them is near enough."""
+LIVED_TOLERANCE = 0.2
 
 
 def choose(prepared: Prepared, say: Say) -> dict[str, Chosen]:
@@ -62,10 +63,9 @@ class Chooser:
     """Chooses for one policy after the other; what they have in common is computed once."""
 
     prepared: Prepared
-    scorers: dict[tuple[int, float], Scorer] = field(default_factory=dict)
     fusions: dict[str, Fusion | FusionByAge] = field(default_factory=dict)
     first: dict[str, Experience] = field(default_factory=dict)
-    base: Rehearsal | None = None
+    stage: Stage | None = None
 
     def choose(self, policy: PolicyTable, ratios: Sequence[float | None]) -> list[Chosen]:
         """What the policy needs for each wanted request ratio (None = at its own price)."""
@@ -79,8 +79,13 @@ class Chooser:
         if learned is None:
             return chosen
         # What users find in a pool, which a learned policy looks at, depends on the fusion: the price is found again.
-        again = [self.prices(policy, one, [ratio])[0] for one, ratio in zip(chosen, ratios, strict=True)]
-        return [replace(one, price=price) for one, price in zip(chosen, again, strict=True)]
+        rehearsal = self.rehearsal(policy)
+        return [
+            one
+            if ratio is None
+            else replace(one, price=adjusted_price(rehearsal, self.setups(policy, one), ratio, one.price))
+            for one, ratio in zip(chosen, ratios, strict=True)
+        ]
 
     def priced(self, policy: PolicyTable) -> Chosen:
         """What the policy needs under [cloud.budget], chosen at the request ratio that the budget may pay for."""
@@ -89,9 +94,12 @@ class Chooser:
         assert table is not None
         budget = budget_of(table, [one.name for one in tiers(p.config)])
         rehearsal.run([replace(s, policy=Random(BEHAVIOUR), price=0.0) for s in self.all_setups(policy)], ledger=ledger)
-        ratios = expected_ratios(budget, rehearsal.timeline, ledger.columns(), devices=len(p.timeline.devices))
+        size = len(validation_users(p.split))  # of the fleet to come, as large as the one before it
+        ratios = expected_ratios(budget, rehearsal.timeline, ledger.columns(), devices=size)
         chosen = self.choose(policy, [float(np.average(ratios))])[0]
-        lived = rehearsal.run(self.setups(policy, chosen))
+        fleet = self.setups(policy, chosen)
+        prices = {chosen.price, *self.prices(policy, chosen, around(float(np.average(ratios))))}
+        lived = {price: rehearsal.run([replace(setup, price=price) for setup in fleet]) for price in prices}
         return replace(chosen, pricing=pricing(budget, lived, tier, price=chosen.price, ratios=ratios))
 
     def prices(self, policy: PolicyTable, start: Chosen, ratios: Sequence[float | None]) -> list[float]:
@@ -128,18 +136,19 @@ class Chooser:
         learned = made.fit(experience, rng(self.prepared.config.seed, "policy", policy.class_))
         for _ in range(ROUNDS - 1):
             lived = [experience]
-            for price in self.prices(policy, Chosen(policy.price, fusion, learned), SEEN_PRICES):
-                fleet = self.setups(policy, Chosen(price, fusion, learned))
-                lived.append(gather(self.rehearsal(policy), fleet, HORIZON))
+            rehearsal, fleet = self.rehearsal(policy), self.setups(policy, Chosen(policy.price, fusion, learned))
+            for price in find_prices(rehearsal, fleet, LIVED_RATIOS, LIVED_TOLERANCE):
+                lived.append(gather(rehearsal, [replace(setup, price=price) for setup in fleet], horizon(made)))
             learned = made.fit(joined(lived), rng(self.prepared.config.seed, "policy", policy.class_))
         return learned
 
     def first_experience(self, policy: PolicyTable, fusion: Fusion | FusionByAge) -> Experience:
         """Under random requests; the same for all policies that treat pools and scores alike."""
-        kind = f"{handling(policy)} {fusion}"
+        ahead = horizon(make_policy(policy))
+        kind = f"{handling(policy)} {fusion} {ahead}"
         if kind not in self.first:
             fleet = [replace(s, policy=Random(BEHAVIOUR), price=0.0, fusion=fusion) for s in self.all_setups(policy)]
-            self.first[kind] = gather(self.rehearsal(policy), fleet, HORIZON)
+            self.first[kind] = gather(self.rehearsal(policy), fleet, ahead)
         return self.first[kind]
 
     def all_setups(self, policy: PolicyTable) -> list[Setup]:
@@ -147,29 +156,18 @@ class Chooser:
         return self.setups(policy, Chosen(policy.price, Fusion()))
 
     def setups(self, policy: PolicyTable, chosen: Chosen) -> list[Setup]:
-        """What the devices of each tier run, with scorers that all replays of the validation steps share."""
-        p = self.prepared
-        made = setups(p.config, p.installed, policy, chosen, p.popular)
-        return [replace(setup, scorer=self.scorer(policy, setup)) for setup in made]
-
-    def scorer(self, policy: PolicyTable, setup: Setup) -> Scorer:
-        """One per tier and resident share; streamed rows change what a device knows, so there nothing is shared."""
-        assert isinstance(setup.scorer, ModelScorer)
-        if setup.cache_rows:
-            return setup.scorer
-        name = (setup.tier, policy.resident if policy.own else 0.0)
-        if name not in self.scorers:
-            timeline = self.rehearsal(policy).timeline
-            history = timeline.histories[:, -self.prepared.config.device.history :]
-            self.scorers[name] = shared(setup.scorer, len(timeline.devices), timeline.steps, history)
-        return self.scorers[name]
+        """What the devices of each tier run."""
+        return self.staged().setups(policy, chosen)
 
     def rehearsal(self, policy: PolicyTable) -> Rehearsal:
         """The validation replay as this policy treats pools."""
-        if self.base is None:
-            self.base = validation_replay(self.prepared)
-        pool = self.prepared.config.cloud.pool
-        return replace(self.base, service=serving(self.base.service, policy, pool), slots=policy.held(pool))
+        return self.staged().rehearsal(policy)
+
+    def staged(self) -> Stage:
+        """The validation steps, laid out when they are first needed."""
+        if self.stage is None:
+            self.stage = on_validation(self.prepared)
+        return self.stage
 
 
 def learns(policy: PolicyTable) -> bool:
@@ -177,33 +175,11 @@ def learns(policy: PolicyTable) -> bool:
     return isinstance(make_policy(policy), LearnedPolicy)
 
 
+def horizon(policy: RequestPolicy) -> int:
+    """Steps ahead that its experience has to look."""
+    return max(HORIZON, policy.predicts_gain) if isinstance(policy, PredictsGain) else HORIZON
+
+
 def handling(policy: PolicyTable) -> str:
     """What a policy does with lists and pools, in words that tell two ways apart."""
     return f"{policy.update} {policy.slots} {policy.delta} {policy.length} {policy.own} {policy.resident}"
-
-
-def validation_replay(prepared: Prepared) -> Rehearsal:
-    """The steps between training and test, for at most `calibration_devices` devices spread over all."""
-    config, split = prepared.config, prepared.split
-    able = np.flatnonzero(split.train_end[prepared.users] < split.valid_end[prepared.users])
-    if not len(able):
-        raise ConfigError("[data.split] leaves no validation steps to choose thresholds on; raise validation")
-    count = min(config.simulation.calibration_devices, len(able))
-    able = able[np.linspace(0, len(able) - 1, count).astype(int)]
-    users = prepared.users[able]
-    timeline = Timeline.of(
-        split.data,
-        users,
-        split.train_end[users],
-        split.valid_end[users],
-        length=prepared.timeline.histories.shape[1],
-        tier=prepared.timeline.tier[able],
-    )
-    service = replace(
-        prepared.service,
-        tier=timeline.tier,
-        seed=key(config.seed, "validation") % 2**31,
-        generator=Remembering(getattr(prepared.service.generator, "inner", prepared.service.generator)),
-        servers=None,
-    )
-    return Rehearsal(timeline, service, prepared.model_bytes, config.cloud.pool)

@@ -30,8 +30,7 @@ from device.errors import ConfigError
 from device.models.torch_model import as_device_model
 from device.seeds import draws
 from simulation.config_tables import CollaborationTable
-from simulation.lag import Score, scored
-from simulation.lsc4rec import placed
+from simulation.lag import Score, ranked, scored
 from simulation.metrics import parse
 
 Stage = Literal["lists", "newest"]
@@ -135,8 +134,8 @@ class Course:
         ndcg = parse("ndcg@10")
 
         def value(model: nn.Module) -> float:
-            rank, ties = placed(scored(score_of(model), known, items).astype(np.float64), items, targets)
-            return float(ndcg.of(rank, ties).mean())
+            shown = ranked(scored(score_of(model), known, items), items)
+            return float(ndcg.of(*shown.place(targets)).mean())
 
         return value
 

@@ -12,7 +12,8 @@ import pydantic
 from pydantic import BaseModel
 
 from device.errors import ConfigError
-from simulation.config_tables import CollaborationTable, DeviceTable, ExperimentConfig, SplitTable, SyntheticTable
+from simulation.config_parts import SplitTable, SyntheticTable
+from simulation.config_tables import CollaborationTable, DeviceTable, ExperimentConfig
 from simulation.metrics import parse
 
 
@@ -154,12 +155,6 @@ def contradictions(config: ExperimentConfig) -> Iterator[str]:
             "cloud could not know which streamed rows a device needs; make it as long"
         )
     yield from ignored(config)
-    wanted = config.device.history + config.cloud.pool
-    if config.device.items == "streamed" and config.device.cache_rows < wanted:
-        yield (
-            f"[device] cache_rows = {config.device.cache_rows}: streamed rows need room for one pool and one history, "
-            f"{wanted} rows"
-        )
 
 
 def pools(config: ExperimentConfig) -> Iterator[str]:
@@ -170,8 +165,14 @@ def pools(config: ExperimentConfig) -> Iterator[str]:
             yield f'{where} delta and slots belong to update = "merge"; a replaced pool holds one list'
         if policy.held(config.cloud.pool) < listed:
             yield f"{where} slots = {policy.slots} do not hold one list of {listed}; raise slots or lower length"
-        if config.device.items == "streamed" and (policy.update == "merge" or policy.own):
-            yield f'{where} update = "merge" and own need items = "resident": streamed rows of old lists are not kept'
+        if config.device.items != "streamed":
+            continue
+        wanted = config.device.history + policy.held(config.cloud.pool)
+        if config.device.cache_rows < wanted:
+            yield (
+                f"[device] cache_rows = {config.device.cache_rows}: streamed rows need room for the pool "
+                f"of {where[:-1]} and one history, {wanted} rows"
+            )
 
 
 def coordination(config: ExperimentConfig) -> Iterator[str]:

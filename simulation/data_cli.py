@@ -19,7 +19,7 @@ def data_inspect(
     PATH: a file or folder of interactions in any supported format.
     """
     from simulation.data.convert import inspect
-    from simulation.experiment import leakage
+    from simulation.protocol import leakage
 
     found = inspect(path, format=format_)
     if as_json:

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from device.models.torch_model import TorchModel
 from simulation.config_tables import EnergyTable, ExperimentConfig, PolicyTable
+from simulation.installing import Installed
 from simulation.network import PROFILES
-from simulation.objects import Installed, tiers
+from simulation.objects import tiers
+from simulation.prepare import Prepared
 from simulation.replay import Columns
 from simulation.schema import AT, DEVICE, DIRECTION, INSTALLATION_KINDS, KIND, NBYTES, UP
 
@@ -115,3 +117,11 @@ def device_energy(
     for number, radio in enumerate(radios):
         total += np.where(tier == number, radio_energy(radio, ledger, len(tier)), 0.0)
     return total
+
+
+def joules_per_step(prepared: Prepared, policy: PolicyTable, steps: Columns, ledger: Columns) -> float:
+    """Mean over all steps of a policy's replay, from its tables; NaN for a model that does not say what it costs."""
+    config = prepared.config
+    lived = np.bincount(steps[DEVICE], minlength=len(prepared.users)).astype(np.float64)
+    per_step = [reranking_energy(config, policy, tier, len(prepared.popular)) for tier in prepared.installed]
+    return float(device_energy(ledger, radios(config), prepared.timeline.tier, per_step, lived).sum() / lived.sum())

@@ -23,13 +23,14 @@ from cloud.ranking import CatalogueScorer, Neural, catalogue_ranks
 from cloud.training import Log, write_text
 from device.errors import ConfigError
 from device.seeds import draws
-from simulation.config_tables import DataTable, Plugin, Table, TrainingTable
+from simulation.config_parts import DataTable, Plugin, Table, TrainingTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split, windows
 from simulation.environment import environment
 from simulation.metrics import Measure, parse
-from simulation.objects import Shelf, make_split
+from simulation.objects import make_split
 from simulation.prepare import described
+from simulation.shelf import Shelf
 from simulation.statistics import mean_interval
 
 Say = Callable[[str], None]

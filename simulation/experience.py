@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from cloud.gateway import Service
 from cloud.memory import wanting
 from device.errors import ContractError
-from device.fleet import Ranking, Setup, behind
-from device.fusion import OWN, normalised
+from device.fusion import OWN, Fuses, normalised
 from device.messages import Codec, Replies, decode_replies, encode_replies
 from device.model import Items, Scores
 from device.policy import Experience, RequestPolicy, Urgency, View
+from device.pool import behind
+from device.ranking import Ranking
 from device.row_cache import member
 from device.seeds import Draws, draws
+from device.setup import Setup
 from simulation.calibration import Rehearsal
 from simulation.metrics import NDCG
 
@@ -82,15 +84,11 @@ def branches(rehearsal: Rehearsal, setup: Setup, view: View, horizon: int) -> tu
             break
         device, step = view.device[rows], view.step[rows] + ahead - 1  # observed before that step is ranked
         target = rehearsal.timeline.items[device, step]
-        for branch, pools, fusion in (
-            (0, kept, setup.fusion),
-            (1, fresh, setup.fusion),
-            (2, kept, CloudOrder()),
-        ):
+        for numbers, pools, fusions in (([0, 2], kept, (setup.fusion, CloudOrder())), ([1], fresh, (setup.fusion,))):
             part = Pools(pools.items[rows], pools.cloud[rows], pools.made[rows])
-            out[branch, rows, ahead - 1] = reward(
-                rehearsal, replace(setup, fusion=fusion), part, (device, step, target)
-            )
+            found = rewards(rehearsal, setup, part, (device, step, target), fusions)
+            for branch, values in zip(numbers, found, strict=True):
+                out[branch, rows, ahead - 1] = values
         if setup.hide_seen:
             for pools in (kept, fresh):
                 pools.items[rows] = np.where(pools.items[rows] == target[:, None], 0, pools.items[rows])
@@ -129,8 +127,14 @@ def carried(codec: Codec, items: Items, scores: Scores) -> tuple[Items, Scores]:
     return read.items, read.scores
 
 
-def reward(rehearsal: Rehearsal, setup: Setup, pools: Pools, where: tuple[Steps, Steps, NDArray[np.int32]]) -> Rewards:
-    """[B] NDCG@10 of the items that devices [B] take after `step` [B] observed ones, shown from `pools`."""
+def rewards(
+    rehearsal: Rehearsal,
+    setup: Setup,
+    pools: Pools,
+    where: tuple[Steps, Steps, NDArray[np.int32]],
+    fusions: Sequence[Fuses],
+) -> list[Rewards]:
+    """[B] per fusion: NDCG@10 of the items that devices [B] take after `step` [B] ones, shown from `pools`."""
     device, step, target = where
     history = taken_so_far(rehearsal, device, step, rehearsal.service.upload)
     items = pools.items
@@ -142,9 +146,8 @@ def reward(rehearsal: Rehearsal, setup: Setup, pools: Pools, where: tuple[Steps,
         items, scores = np.concatenate([items, own], axis=1), np.concatenate([scores, own_scores], axis=1)
         cloud = np.pad(cloud, ((0, 0), (0, setup.own)))
         age = np.pad(age, ((0, 0), (0, setup.own)), constant_values=OWN)
-    fused = setup.fusion(cloud, scores, items != 0, age)
-    ranking = Ranking(items, fused, step)
-    return NDCG(10).of(*ranking.place(target)).astype(np.float32)
+    rankings = [Ranking(items, fusion(cloud, scores, items != 0, age), step) for fusion in fusions]
+    return [NDCG(10).of(*ranking.place(target)).astype(np.float32) for ranking in rankings]
 
 
 def taken_so_far(rehearsal: Rehearsal, device: Steps, step: Steps, length: int) -> Items:

@@ -1,30 +1,31 @@
 """One experiment, read top to bottom: prepare, choose on validation, replay every policy, write the run folder."""
 
-import hashlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from cloud.coordinator import Tariff
 from cloud.gateway import Delivery, Gateway
 from cloud.ledger import Ledger
 from simulation.choosing import choose
+from simulation.chosen import Chosen
 from simulation.config_tables import ExperimentConfig, PolicyTable
+from simulation.energy import joules_per_step
 from simulation.environment import environment
 from simulation.fairness import Allowance, activity
 from simulation.handout import write_handout
 from simulation.in_time import live
+from simulation.kept import finished, keep
 from simulation.metrics import parse
 from simulation.objects import tiers
-from simulation.prepare import Chosen, Prepared, prepare, serving
+from simulation.prepare import Prepared, prepare, serving
 from simulation.pricing import budget_of, groups
+from simulation.protocol import examples, leakage, protocol
 from simulation.replay import Columns, Wave
 from simulation.runs import decision_hash, folder_name, per_user_metrics, summarise, write_run
 from simulation.toml import to_toml
@@ -109,11 +110,12 @@ def replay_policy(
     policy, chosen = what
     ledger, timeline = Ledger(), prepared.timeline
     service = replace(
-        serving(prepared.service, policy, job.config.cloud.pool), tariff=tariff(job.config, chosen[policy.label])
+        serving(prepared.service, policy, job.config.cloud.pool, prepared.share(policy)),
+        tariff=tariff(job.config, chosen[policy.label]),
     )
     gateway = Gateway(service, timeline.histories, ledger)
     extra = chosen[policy.label].learned_bytes
-    first = gateway.install([nbytes + extra for nbytes in prepared.model_bytes], timeline.at[:, 0])
+    first = gateway.install([nbytes + extra for nbytes in prepared.installation(policy)], timeline.at[:, 0])
     steps = live(exchange, gateway, first, timeline, lambda done, whole: job.progress(policy.label, done, whole))
     return steps, ledger.columns()
 
@@ -146,6 +148,10 @@ def write(
     names = prepared.split.data.users
     users = {device: str(names[user]) for device, user in enumerate(prepared.users)}
     per_user = per_user_metrics(steps, ledger, users, measures)
+    joules = {
+        policy.label: joules_per_step(prepared, policy, of(steps, policy), of(ledger, policy))
+        for policy in job.config.all_policies
+    }
     tier_names = np.array([tier.name for tier in tiers(job.config)], object)
     history = prepared.split.valid_end[prepared.users] - prepared.split.data.offsets[prepared.users]
     summary = summarise(
@@ -156,6 +162,7 @@ def write(
         baseline=job.config.baseline,
         groups={"tier": tier_names[prepared.timeline.tier], "activity": activity(history)},
         allowance=allowance(prepared),
+        joules=joules,
     ) | {
         "command": job.command,
         "chosen": {label: {"price": c.price, "fusion": asdict(c.fusion)} for label, c in chosen.items()},
@@ -185,113 +192,12 @@ def labelled(policy: PolicyTable, columns: Columns) -> Columns:
     return {"policy": np.full(size, policy.label, object), **columns}
 
 
+def of(columns: Columns, policy: PolicyTable) -> Columns:
+    """The rows of one policy."""
+    rows = columns["policy"] == policy.label
+    return {name: values[rows] for name, values in columns.items()}
+
+
 def together(parts: list[Columns]) -> Columns:
     """Columns of several tables under each other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def keep(work: Path, policy: PolicyTable, steps: Columns, ledger: Columns) -> None:
-    """Put a finished policy aside, so that an interrupted run can be resumed."""
-    work.mkdir(parents=True, exist_ok=True)
-    arrays = {f"steps.{k}": np.ascontiguousarray(v) for k, v in steps.items()}
-    for name, values in ledger.items():
-        arrays[f"ledger.{name}"] = values.astype("S12").view(np.uint8) if values.dtype == object else values
-    temporary = work / f"{slug(policy)}.tmp"
-    try:
-        save_file(arrays, temporary)
-        os.replace(temporary, work / f"{slug(policy)}.safetensors")
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def finished(work: Path, policy: PolicyTable) -> tuple[Columns, Columns] | None:
-    """What `keep` put aside, if it did."""
-    path = work / f"{slug(policy)}.safetensors"
-    if not path.exists():
-        return None
-    arrays = load_file(path)
-    steps = {k.removeprefix("steps."): v for k, v in arrays.items() if k.startswith("steps.")}
-    ledger = {k.removeprefix("ledger."): v for k, v in arrays.items() if k.startswith("ledger.")}
-    for name in ("direction", "kind"):
-        ledger[name] = ledger[name].view("S12").astype(str).astype(object)
-    return steps, ledger
-
-
-def slug(policy: PolicyTable) -> str:
-    """A file name for a policy."""
-    return hashlib.sha256(policy.label.encode()).hexdigest()[:16]
-
-
-def protocol(config: ExperimentConfig) -> dict[str, str]:
-    """What every metric of this run is measured on, in words."""
-    split = config.data.split
-    if split.global_time is not None:
-        cut = f"global time: validation from {split.global_time[0]}, test from {split.global_time[1]}"
-    elif split.leave_last is not None:
-        cut = (
-            f"up to the last {split.leave_last} interactions of each user are replayed, fewer where training would "
-            f"keep less than {split.min_train}; the {split.validation} before them validate; models learn from the rest"
-        )
-    else:
-        cut = "given files"
-    seen = (
-        f"the newest {config.cloud.history} items of the history, and all taken since, are left out of every list"
-        if config.cloud.hide_seen
-        else "no item is left out"
-    )
-    return {
-        "costs": f"latency is the network's and {cloud_said(config)}; ranking on the device takes no time; "
-        "the first list comes with the installation",
-        "split": cut,
-        "candidates": f"pools of {config.cloud.pool} from the whole catalogue; a target outside the pool counts 0",
-        "seen-filter": seen,
-        "ties": "equal scores count by their expected value",
-    }
-
-
-def cloud_said(config: ExperimentConfig) -> str:
-    """Whose latency the cloud's is."""
-    if config.cloud.servers is None:
-        return "an unloaded cloud's"
-    window = config.simulation.window_s
-    exact = "in exact order of time" if window == 0 else f"in order of arrival, waves of {window:g} s"
-    return f"that of {config.cloud.servers.count} servers with one line, {exact}"
-
-
-def leakage(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The audit as the page shows it."""
-    texts = {
-        "test_items_unseen": "test events whose item no user's training part holds",
-        "train_after_first_test": "training events recorded later than the earliest test event",
-        "test_before_other_train": "test events before which some model input of another user lies in the future",
-        "test_tied": "test events tied in recorded time with the event before (flatters first-order models)",
-    }
-    return [
-        {
-            "check": text,
-            "passed": None if audit[name] is None else audit[name] < 0.05,
-            "detail": "the data have no recorded times" if audit[name] is None else f"{audit[name]:.1%}",
-        }
-        for name, text in texts.items()
-    ]
-
-
-def examples(prepared: Prepared, steps: Columns, shown: Columns, count: int = 3) -> list[dict[str, Any]]:
-    """A few sessions with item titles, for a human to look at: the first devices under the last policy."""
-    data = prepared.split.data
-    names = data.items if data.titles is None else np.where(data.titles == "", data.items, data.titles)
-    policy = steps["policy"][-1]
-    out = []
-    for device in range(min(count, len(prepared.users))):
-        rows = np.flatnonzero((steps["device"] == device) & (steps["policy"] == policy))
-        lived = [
-            {
-                "shown": [str(names[i - 1]) for i in shown["items"][row] if i],
-                "taken": str(names[steps["item"][row] - 1]),
-                "rank": int(steps["rank"][row]),
-                "asked": bool(steps["asked"][row]),
-            }
-            for row in rows[:8]
-        ]
-        out.append({"user": str(data.users[prepared.users[device]]), "policy": str(policy), "steps": lived})
-    return out

@@ -18,10 +18,14 @@ from device.messages import Codec
 from device.models.onnx_file import CONTENT
 from device.models.torch_model import as_device_model
 from simulation.build import build
+from simulation.chosen import Chosen
 from simulation.config_tables import ExperimentConfig
-from simulation.objects import Installed, given, tiers
-from simulation.prepare import Chosen, Prepared, fingerprint, setups
+from simulation.fingerprint import fingerprint
+from simulation.installing import Installed
+from simulation.objects import tiers
+from simulation.prepare import Prepared, setups
 from simulation.replay import Shard, Timeline
+from simulation.shelf import given
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Leave-one-out: the target is a user's last item. Weights stay as they are, only 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from cloud.generator import CandidateGenerator
 from device.errors import ConfigError
 from device.model import Items, Scores
+from device.ranking import Ranking
 from device.scoring import batches
 from device.seeds import draws
 from simulation.data.dataset import Split, windows
-from simulation.lsc4rec import RULES, Values, fused, placed
+from simulation.lsc4rec import RULES, Values, fused
 from simulation.metrics import parse
 from simulation.statistics import Difference, Interval, mean_interval, paired_difference
 
@@ -35,6 +37,7 @@ def lagged(histories: Items, k: int) -> Items:
 class Lagged:
     """The lists of all test users at one lag, what the reranker says of them, and the items really taken."""
 
+    lag: int
     users: NDArray[np.int64]  # [U] user index in the data
     items: Items  # [U, N] in the cloud's order
     device_scores: Scores  # [U, N]
@@ -62,7 +65,7 @@ def lagged_lists(
     histories = windows(data, users, last[users], length + k)
     fresh, old = histories[:, k:], lagged(histories, k)[:, k:]
     made = generator.generate(np.ascontiguousarray(old), pool, rng=draws(seed, "lag", users, np.full(len(users), k)))
-    return Lagged(users, made.items, scored(score, fresh, made.items), data.item[last[users]])
+    return Lagged(k, users, made.items, scored(score, fresh, made.items), data.item[last[users]])
 
 
 def scored(score: Score, histories: Items, candidates: Items) -> Scores:
@@ -110,30 +113,26 @@ class LagTable:
         return "\n".join(lines) + "\n"
 
 
-def lag_table(
-    generator: CandidateGenerator,
-    score: Score,
-    split: Split,
-    *,
-    length: int,
-    lags: Sequence[int] = LAGS,
-    pool: int = 50,
-    seed: int = 1,
-) -> LagTable:
+def lag_table(by_lag: Sequence[Lagged]) -> LagTable:
     """HR and NDCG at 5, 10 and 20 of the five released fusion rules at each lag, full catalogue, for all test users."""
-    users = np.zeros(0, np.int64)
-    values, recall = [], []
-    for k in lags:
-        made = lagged_lists(generator, score, split, k=k, length=length, pool=pool, seed=seed)
-        users = made.users
-        values.append([by_rule(made, rule) for rule in RULES])
-        recall.append((made.items == made.targets[:, None]).any(1))
+    values = [[by_rule(one, rule) for rule in RULES] for one in by_lag]
+    recall = [(one.items == one.targets[:, None]).any(1) for one in by_lag]
     return LagTable(
-        tuple(lags), tuple(RULES), MEASURES, users, np.asarray(values, np.float64), np.asarray(recall, np.float64)
+        tuple(one.lag for one in by_lag),
+        tuple(RULES),
+        MEASURES,
+        by_lag[0].users,
+        np.asarray(values, np.float64),
+        np.asarray(recall, np.float64),
     )
 
 
 def by_rule(made: Lagged, rule: str) -> list[Values]:
     """Per measure the values [U]; equal scores count by their expectation."""
-    rank, ties = placed(fused(made.device_scores, rule), made.items, made.targets)
+    rank, ties = ranked(fused(made.device_scores, rule), made.items).place(made.targets)
     return [parse(measure).of(rank, ties) for measure in MEASURES]
+
+
+def ranked(scores: NDArray[np.floating[Any]], items: Items) -> Ranking:
+    """Lists [B, N] by falling score; empty places come last."""
+    return Ranking(items, np.where(items > 0, scores, -np.inf), np.zeros(len(items), np.int64))

@@ -19,11 +19,13 @@ from simulation.config_tables import ExperimentConfig
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import windows
 from simulation.environment import environment
-from simulation.lag import LAGS, MEASURES, Lagged, LagTable, by_rule, lagged_lists, scored
+from simulation.installing import course
+from simulation.lag import LAGS, MEASURES, Lagged, LagTable, lag_table, lagged_lists, scored
 from simulation.lsc4rec import RULES, Decomposition, decompose
-from simulation.objects import Shelf, course, make_generator, make_split, tiers, training_data
+from simulation.objects import make_generator, make_split, tiers
 from simulation.prepare import described, try_plugins
 from simulation.runs import to_json
+from simulation.shelf import Shelf, training_data
 from simulation.statistics import Difference, paired_difference
 from simulation.toml import to_toml
 from simulation.whole_folder import write_folder
@@ -167,7 +169,7 @@ def measured(config: ExperimentConfig, shelf: Shelf) -> LagReport:
         scores = rescore(config, shelf, row)(users, histories, candidates)
         parts = [scores[:, i * width : (i + 1) * width] for i in range(len(LAGS))]
         again = [replace(one, device_scores=part) for one, part in zip(by_lag, parts, strict=True)]
-        tables[row.name] = table_of(again)
+        tables[row.name] = lag_table(again)
         old = again[LAGS.index(REQUEST_LAG)]
         requests[row.name] = decompose(old.items, old.device_scores)
         said = tables[row.name].mean(REQUEST_LAG, "m3", "ndcg@10").mean
@@ -219,17 +221,3 @@ def rescore(config: ExperimentConfig, shelf: Shelf, row: Row) -> Rescore:
         return scores
 
     return personal if row.per_device else lambda users, histories, candidates: scored(score, histories, candidates)
-
-
-def table_of(by_lag: list[Lagged]) -> LagTable:
-    """Values of all rules."""
-    values = [[by_rule(one, rule) for rule in RULES] for one in by_lag]
-    recall = [(one.items == one.targets[:, None]).any(1) for one in by_lag]
-    return LagTable(
-        LAGS,
-        tuple(RULES),
-        MEASURES,
-        by_lag[0].users,
-        np.asarray(values, np.float64),
-        np.asarray(recall, np.float64),
-    )

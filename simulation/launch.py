@@ -9,9 +9,11 @@ from simulation.build import imported
 from simulation.config import check
 from simulation.config_tables import ExperimentConfig
 from simulation.experiment import Job
-from simulation.objects import Shelf, tiers, trained_reranker
+from simulation.installing import trained_reranker
+from simulation.objects import tiers
 from simulation.prepare import prepare
 from simulation.runs import Run
+from simulation.shelf import Shelf
 
 
 def launch(

@@ -1,6 +1,6 @@
 """What LSC4Rec's released code measures (KDD 2025): its request score taken apart, and its fusion rules.
 
-Lists are [B, N] item ids in the cloud's order, 0 = an empty place (an invalid generation); device scores are logits.
+Lists are [B, N] item ids in the cloud's order, then 0 for each invalid generation; device scores are logits.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,32 +11,10 @@ from numpy.typing import NDArray
 
 from device.errors import DataError
 from device.model import Items, Scores
+from device.policies.lsc4rec import moves
 
 Values = NDArray[np.float64]
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-
-
-def moves(device_scores: Scores, items: Items) -> NDArray[np.int64]:
-    """[B, N] places between the device's order and the cloud's, in the device's order; 0 for empty places.
-
-    As released: 0-based, the device's order is that of all N places, empty ones included; an item's place in the
-    cloud's order is the first that holds its id.
-    """
-    order = np.argsort(-device_scores, axis=1, kind="stable")
-    ids = np.take_along_axis(items, order, axis=1)
-    by_id = np.argsort(items, axis=1, kind="stable")
-    ordered = np.take_along_axis(items, by_id, axis=1)
-    starts = np.concatenate([np.ones((len(items), 1), np.bool_), ordered[:, 1:] != ordered[:, :-1]], axis=1)
-    begin = np.maximum.accumulate(np.where(starts, np.arange(items.shape[1]), 0), axis=1)
-    first = np.empty_like(by_id)
-    np.put_along_axis(first, by_id, np.take_along_axis(by_id, begin, axis=1), axis=1)
-    away = np.abs(np.arange(items.shape[1]) - np.take_along_axis(first, order, axis=1))
-    return np.where(ids > 0, away, 0)
-
-
-def displacement(device_scores: Scores, items: Items) -> Values:
-    """[B] mean of `moves` over a list's items, one list at a time; 0 for an empty list."""
-    return np.asarray(moves(device_scores, items).sum(1) / np.maximum((items > 0).sum(1), 1), np.float64)
 
 
 def random_displacement(n: int) -> float:
@@ -63,10 +41,14 @@ class Batches:
 
 
 def released_score(device_scores: Scores, items: Items, *, batch: int = 16) -> Batches:
-    """The score of users [B] in file order, in batches of 16 as released; the last batch may be smaller."""
-    first = np.arange(0, len(items), batch)
-    moved = np.add.reduceat(moves(device_scores, items).sum(1), first)
-    filled = np.add.reduceat((items > 0).sum(1), first)
+    """The score of users [B] in file order, in batches of 16 as released; the last batch may be smaller.
+
+    Empty places, which end a list, take part in the reranker's order; they score 0, as padding's row of zeros does.
+    """
+    first, valid = np.arange(0, len(items), batch), items > 0
+    by_cloud = np.broadcast_to(-np.arange(items.shape[1], dtype=np.float32), items.shape)
+    moved = np.add.reduceat(moves(device_scores, by_cloud, valid, (~valid).sum(1)).sum(1), first)
+    filled = np.add.reduceat(valid.sum(1), first)
     places = np.minimum(batch, len(items) - first) * items.shape[1]
     return Batches(np.asarray(moved / np.maximum(filled, 1), np.float64), places - filled)
 
@@ -170,13 +152,3 @@ def fused(device_scores: Scores, rule: str) -> Values:
     rank = np.broadcast_to(np.arange(device_scores.shape[1]), device_scores.shape)
     p = 0.5 * (1 + np.tanh(device_scores.astype(np.float64) / 2))  # the logistic function, without overflow
     return RULES[rule](rank, p)
-
-
-def placed(scores: Values, items: Items, targets: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(rank, ties) [B] of targets [B] in lists [B, N] by falling score, rank 0 = not listed; empty places come last."""
-    found = items == targets[:, None]
-    listed = found.any(1)
-    kept = np.where(items > 0, scores, -np.inf)
-    own = np.where(found, kept, -np.inf).max(1)[:, None]
-    rank, ties = (kept > own).sum(1) + 1, (kept == own).sum(1)
-    return np.where(listed, rank, 0), np.where(listed, ties, 1)

@@ -10,15 +10,15 @@ hindsight: an upper bound for every policy, which no policy can reach without kn
 
 Every recursion runs forward in t (Bellman, Dynamic Programming, 1957, with time turned round), so each step's rewards
 are asked for once, in ascending order, and may be made while a replay goes on. Devices are independent: where memory is
-short, treat them in shards and concatenate the results along D.
+short, treat them in parts; `frontier` takes the results of several.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from device.errors import ConfigError, ContractError
 
@@ -139,7 +139,7 @@ def best_by_budget(rewards: Rewards, most: int) -> Values:
     return np.asarray(total.max(axis=(1, 2)), np.float64)
 
 
-def frontier(value: Values, steps: Counts) -> Frontier:
+def frontier(parts: Sequence[tuple[Values, Counts]]) -> Frontier:
     """All points that one price for the whole fleet reaches, from never asking down to price 0.
 
     The budget counts requests; the objective is the mean over users of the mean over their steps. In the objective's
@@ -149,23 +149,17 @@ def frontier(value: Values, steps: Counts) -> Frontier:
     Operations Research 11, 1963). No schedule of the fleet with as many requests lies above it.
 
     Args:
-        value: float64 [D, most + 1] of `best_by_budget`; with most >= max(steps) - 1 no request is cut off.
-        steps: int64 [D], `Rewards.steps`.
+        parts: of the fleet, cut anyhow: float64 [D, most + 1] of `best_by_budget` and int64 [D], `Rewards.steps`. With
+            most >= max(steps) - 1 of each part no request is cut off.
     """
-    gain = _majorant_increments(value) / steps[:, None]
+    gain = np.concatenate([(_majorant_increments(value) / steps[:, None]).ravel() for value, steps in parts])
     price, count = (x[::-1] for x in np.unique(gain[gain > 0], return_counts=True))
     requests = np.concatenate([[0], np.cumsum(count)])
     gained = np.concatenate([[0.0], np.cumsum(price * count)])
-    never = float((value[:, 0] / steps).mean())
-    return Frontier(requests / steps.sum(), never + gained / len(steps), np.concatenate([[np.inf], price]))
-
-
-def share_of_gain(value: ArrayLike, never: ArrayLike, bound: ArrayLike) -> Values:
-    """(value - never) / (bound - never), broadcast; NaN where the bound gains nothing over never asking."""
-    over, room = np.broadcast_arrays(np.subtract(value, never), np.subtract(bound, never))
-    out = np.full(room.shape, np.nan)
-    np.divide(over, room, out=out, where=room > 0)
-    return out
+    never = np.concatenate([value[:, 0] / steps for value, steps in parts])
+    lived = sum(int(steps.sum()) for _, steps in parts)
+    mean = float(never.mean()) + gained / len(never)
+    return Frontier(requests / lived, mean, np.concatenate([[np.inf], price]))
 
 
 def _shape(rewards: Rewards) -> tuple[int, int, int]:

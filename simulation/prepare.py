@@ -1,12 +1,9 @@
 """Everything before the replay: data, trained models, thresholds; kept in a folder that clients read."""
 
-import hashlib
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.gateway import Service
+from cloud.generator import CandidateGenerator
+from cloud.item_rows import Rows
 from cloud.service import Line
 from device.errors import ConfigError
-from device.fleet import Setup
-from device.fusion import Fusion, FusionByAge
-from device.lease import LEASE_BYTES
-from device.messages import Codec, encode_patch
-from device.policy import Learned
+from device.messages import Codec
+from device.row_cache import NOTHING
 from device.scoring import ModelScorer
+from device.setup import Setup
 from simulation.build import build
-from simulation.config_tables import ExperimentConfig, Plugin, PolicyTable
+from simulation.chosen import Chosen
+from simulation.config_tables import ExperimentConfig, PolicyTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split
-from simulation.objects import (
-    Installed,
-    Shelf,
-    assign_tiers,
-    code_of,
-    given,
-    install,
-    make_generator,
-    make_links,
-    make_policy,
-    make_split,
-    tiers,
-)
-from simulation.pricing import Pricing
+from simulation.installing import Installed, install
+from simulation.objects import assign_tiers, make_generator, make_links, make_policy, make_split, tiers
 from simulation.remembering import Remembering
 from simulation.replay import Timeline
+from simulation.shelf import Shelf, given
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """What validation chose for one policy."""
-
-    price: float
-    fusion: Fusion | FusionByAge
-    learned: Learned | None = None  # parameters of a policy that learns
-    pricing: Pricing | None = None  # from which the cloud's prices start, where a budget is held by them
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        learned = None if self.learned is None else {k: np.asarray(v).tolist() for k, v in self.learned.items()}
-        pricing = None if self.pricing is None else self.pricing.to_json()
-        return {"price": self.price, "fusion": asdict(self.fusion), "learned": learned, "pricing": pricing}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Chosen":
-        """Inverse of `to_json`."""
-        kind = Fusion if "alpha" in values["fusion"] else FusionByAge
-        fusion: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values["fusion"].items()}
-        learned = values["learned"]
-        arrays = None if learned is None else {k: np.asarray(v, np.float32) for k, v in learned.items()}
-        pricing = None if values["pricing"] is None else Pricing.from_json(values["pricing"])
-        return cls(values["price"], kind(**fusion), arrays, pricing)
-
-    @property
-    def learned_bytes(self) -> int:
-        """Bytes of what was learned, weights of a fusion by age among it, and of the lease, as they are installed."""
-        learned: dict[str, NDArray[np.float32]] = dict(self.learned or {})
-        if isinstance(self.fusion, FusionByAge):
-            learned |= {f"fusion.{name}": np.asarray(v, np.float32) for name, v in asdict(self.fusion).items()}
-        return (len(encode_patch(learned)) if learned else 0) + (LEASE_BYTES if self.pricing else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +50,21 @@ class Prepared:
 
     @property
     def model_bytes(self) -> list[int]:
-        """Bytes of the installation per tier."""
+        """Bytes of the installation per tier, without a share of streamed rows."""
         return [tier.nbytes for tier in self.installed]
+
+    def share(self, policy: PolicyTable) -> NDArray[np.int32]:
+        """The items that a device looks through for candidates of its own under one policy."""
+        return looked_through(policy, self.popular)
+
+    def installation(self, policy: PolicyTable) -> list[int]:
+        """Bytes of the installation per tier under one policy: what a device looks through, it holds."""
+        return [tier.nbytes_with(self.share(policy)) for tier in self.installed]
+
+
+def looked_through(policy: PolicyTable, popular: NDArray[np.int32]) -> NDArray[np.int32]:
+    """[M] the share of items `popular` [n], the most popular first, that a policy's own candidates come from, by id."""
+    return np.sort(popular[: math.ceil(policy.resident * len(popular))]) if policy.own else popular[:0]
 
 
 def setups(
@@ -110,7 +76,7 @@ def setups(
 ) -> list[Setup]:
     """What the devices of each tier run under one policy; `popular` [n] are all items, the most popular first."""
     streamed = config.device.items == "streamed"
-    resident = np.sort(popular[: math.ceil(policy.resident * len(popular))]) if policy.own else popular[:0]
+    resident = looked_through(policy, popular)
     return [
         Setup(
             scorer=ModelScorer(tier.model, tier.params, resident),
@@ -119,6 +85,7 @@ def setups(
             price=chosen.price,
             seed=config.seed,
             cache_rows=config.device.cache_rows if streamed else 0,
+            installed=resident if streamed else NOTHING,
             hide_seen=config.cloud.hide_seen,
             update=policy.update,
             listed=0 if policy.delta else policy.listed(config.cloud.pool),
@@ -130,9 +97,10 @@ def setups(
     ]
 
 
-def serving(service: Service, policy: PolicyTable, pool: int) -> Service:
-    """The service as one policy uses it; `pool` is [cloud] pool."""
-    return replace(service, pool=policy.listed(pool), delta_slots=policy.held(pool) if policy.delta else 0)
+def serving(service: Service, policy: PolicyTable, pool: int, installed: NDArray[np.int32] = NOTHING) -> Service:
+    """The service as one policy uses it; `pool` is [cloud] pool, `installed` [M] are rows that are not streamed."""
+    delta = policy.held(pool) if policy.delta else 0
+    return replace(service, pool=policy.listed(pool), delta_slots=delta, installed=installed)
 
 
 def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
@@ -151,8 +119,25 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
     generator = make_generator(config, replace(shelf, length=config.cloud.history))
     with tempfile.TemporaryDirectory() as scratch:
         installed = tuple(install(config, shelf, tier, Path(scratch)) for tier in tiers(config))
-    tier = assign_tiers(config, len(users))
-    timeline = Timeline.of(
+    service = serves(config, split, generator, [one.rows for one in installed], assign_tiers(config, len(users)))
+    name = shelf.folder(config.cloud.generator, config.cloud.training.options()).name
+    return Prepared(
+        config,
+        lived(config, split, users, service.tier),
+        installed,
+        service,
+        users,
+        split,
+        audit,
+        root,
+        name,
+        popularity(split),
+    )
+
+
+def lived(config: ExperimentConfig, split: Split, users: NDArray[np.int64], tier: NDArray[np.int64]) -> Timeline:
+    """The test steps of `users` [D] on devices of `tier` [D]."""
+    return Timeline.of(
         split.data,
         users,
         split.valid_end[users],
@@ -160,7 +145,17 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
         length=max(config.cloud.history, config.device.history),
         tier=tier,
     )
-    service = Service(
+
+
+def serves(
+    config: ExperimentConfig,
+    split: Split,
+    generator: CandidateGenerator,
+    rows: Sequence[Rows | None],
+    tier: NDArray[np.int64],
+) -> Service:
+    """What the cloud offers to devices of `tier` [D]; `rows` per tier are streamed."""
+    return Service(
         generator=Remembering(generator) if len(config.all_policies) > 1 else generator,
         n_items=split.data.n_items,
         pool=config.cloud.pool,
@@ -171,15 +166,11 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
         seconds=config.cloud.seconds_per_request,
         carriers=make_links(config),
         tier=tier,
-        rows=[one.rows for one in installed],
+        rows=rows,
         cache_rows=config.device.cache_rows,
         seed=config.seed,
         servers=line_of(config),
         window_s=config.simulation.window_s,
-    )
-    models = [shelf.folder(config.cloud.generator, config.cloud.training.options()).name]
-    return Prepared(
-        config, timeline, installed, service, users, split, audit, root, " ".join(models), popularity(split)
     )
 
 
@@ -223,41 +214,3 @@ def described(split: Split, audit: Mapping[str, Any]) -> str:
         f"{data.name}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events ({events}); "
         f"content {data.content_hash()[:12]}\nleakage audit: {', '.join(shares)}"
     )
-
-
-def fingerprint(prepared: Prepared) -> str:
-    """Hash of all that choices, handout and replays depend on: configuration, data, weights and our own code.
-
-    How the fleet is cut or driven does not belong to it.
-    """
-    config = prepared.config.model_dump(mode="json", by_alias=True, exclude={"name": True, "sweep": True})
-    for key_ in ("runner", "threads", "devices_per_client"):
-        config["simulation"].pop(key_)
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    digest.update(prepared.split.data.content_hash().encode())
-    digest.update(prepared.models.encode())
-    digest.update(plugin_code(prepared.config))
-    for tier in prepared.installed:
-        for name in sorted(tier.params):
-            digest.update(name.encode() + np.ascontiguousarray(tier.params[name]).tobytes())
-    digest.update(own_code().encode())
-    return digest.hexdigest()[:12]
-
-
-def plugin_code(config: ExperimentConfig) -> bytes:
-    """Sources of the classes that the configuration names, and the files that their options name."""
-    links = [config.network.link, *[tier.link for tier in tiers(config)]]
-    models = [config.cloud.generator, config.device.model, *[tier.model for tier in tiers(config) if tier.model]]
-    plugins: list[Plugin | PolicyTable] = [*models, *config.all_policies]
-    plugins += [link for link in links if isinstance(link, Plugin)]
-    paths = [Path(value) for plugin in plugins for value in plugin.options.values() if isinstance(value, str)]
-    contents = [path.read_bytes() for path in paths if path.is_file()]
-    return b"".join([code_of(plugin.class_).encode() for plugin in plugins] + contents)
-
-
-@cache
-def own_code() -> str:
-    """Hash of the sources of the packages that decide what happens in a run."""
-    root = Path(__file__).parents[1]
-    files = [file for folder in ("device", "cloud", "simulation") for file in sorted((root / folder).rglob("*.py"))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 RATIOS = (0.002, 0.9)
 """Bounds of the request ratio that a budget is expected to give."""
+STEPS = (-1.5, 1.5)
+"""Log-odds from the expected ones of a request at which validation is replayed for the response to a price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,9 @@ def expected_ratios(budget: Budget, timeline: Timeline, ledger: Columns, *, devi
 
     Args:
         budget: what may be spent.
-        timeline: of the validation steps; their number per hour is the load that an operator would forecast.
+        timeline: of the validation steps; their number per hour is the load that an operator would forecast. It is
+            taken between their quartiles, when most devices are there: those of `leave_last` neither begin nor end
+            together, so that there are few at both ends.
         ledger: of a replay of them; what a request costs.
         devices: of the fleet to come; the load is scaled from those of the timeline to so many.
     """
@@ -82,25 +86,39 @@ def expected_ratios(budget: Budget, timeline: Timeline, ledger: Columns, *, devi
     column = c.NBYTES if budget.bytes_per_hour is not None else c.CLOUD_S
     spent = np.bincount(group[running], ledger[column][running], size)
     cost = spent / np.maximum(np.bincount(group[answered], minlength=size), 1)
-    lived = np.isfinite(timeline.at)
-    hours = max(float(np.ptp(timeline.at[lived])) / 3600, 1e-9)
-    load = np.bincount(groups(budget, timeline.tier), lived.sum(axis=1), size) / hours * devices / len(timeline.devices)
+    begin, end = np.quantile(timeline.at[np.isfinite(timeline.at)], (0.25, 0.75))
+    lived = ((timeline.at >= begin) & (timeline.at < end)).sum(axis=1)
+    hours = max(float(end - begin) / 3600, 1e-9)
+    load = np.bincount(groups(budget, timeline.tier), lived, size) / hours * devices / len(timeline.devices)
     return np.clip(budget.rate / np.maximum(cost * load, 1e-300), *RATIOS)
 
 
-def pricing(budget: Budget, lived: Columns, tier: Ints, *, price: float, ratios: Floats) -> Pricing:
-    """Curves from the urgencies of a replay on validation, `tier` [D] being the tiers of its devices.
+def around(ratio: float) -> list[float]:
+    """Request ratios below and above `ratio`, between which the response to a price is looked at."""
+    odds = np.log(ratio / (1 - ratio)) + np.array(STEPS)
+    return [float(one) for one in 1 / (1 + np.exp(-odds))]
 
-    Where urgencies are all the same or infinite no price can choose between steps: it stays `price`, and the budget is
-    held by turning requests away.
+
+def pricing(budget: Budget, lived: Mapping[float, Columns], tier: Ints, *, price: float, ratios: Floats) -> Pricing:
+    """Curves from replays on validation at several prices; `tier` [D] are the tiers of its devices.
+
+    The urgencies of one replay would not do: a policy that asks by the age of its list never shows an urgency far above
+    its price, so they tell nothing of a higher one. Where the price does not change how often devices ask, it stays
+    `price`, and the budget is held by turning requests away.
     """
-    group = groups(budget, tier)[lived[c.DEVICE]]
-    curves = tuple(curve_of(lived[c.URGENCY][group == one], price) for one in range(len(budget.rate)))
-    return Pricing(curves, tuple(ratios.tolist()))
+    prices = np.sort(np.array(list(lived)))[::-1]
+    group = {one: groups(budget, tier)[lived[one][c.DEVICE]] for one in prices}
+    curves = []
+    for number in range(len(budget.rate)):
+        asked = [lived[one][c.ASKED][group[one] == number] for one in prices]
+        curves.append(curve_of(prices, np.array([(a.sum() + 0.5) / (len(a) + 1) for a in asked]), price))
+    return Pricing(tuple(curves), tuple(ratios.tolist()))
 
 
-def curve_of(urgencies: NDArray[np.float32], price: float) -> Curve:
-    """See `pricing`."""
-    finite = urgencies[np.isfinite(urgencies)]
-    varied = len(finite) > 0 and finite.min() < finite.max()
-    return Curve.of(urgencies.astype(np.float64)) if varied else Curve.flat(price)
+def curve_of(prices: Floats, asked: Floats, price: float) -> Curve:
+    """The curve through request ratios asked [K] seen at falling prices [K]; see `pricing`."""
+    higher = np.concatenate([[True], np.diff(np.maximum.accumulate(asked)) > 0])
+    if higher.sum() < 2:
+        return Curve.flat(price)
+    asked = asked[higher]
+    return Curve(np.log(asked / (1 - asked)), prices[higher])

@@ -8,12 +8,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from simulation.config_parts import Plugin
 from simulation.config_tables import (
     BudgetTable,
     ErrorsTable,
     ExperimentConfig,
     FusionTable,
-    Plugin,
     PolicyTable,
     ServersTable,
     TierTable,
@@ -48,7 +48,7 @@ MEANINGS = {
     "data.permute_ids": "number the items in an order drawn with the seed; the file's own order may leak the next item",
     "data.k_core": "keep users and items with at least so many interactions; 0 keeps all",
     "data.min_rating": "keep interactions rated at least this",
-    "data.users": "keep so many users, drawn with the seed",
+    "data.users": "keep so many users, the same for every seed",
     "data.split.leave_last": "the last so many interactions of every user are replayed (the default split: 3)",
     "data.split.validation": "so many interactions before those are for validation",
     "data.split.min_train": "so many are left for training; a user with too few is replayed for fewer steps or none",
@@ -112,7 +112,8 @@ MEANINGS = {
     "learned on validation",
     "policies.length": "candidates in a list, instead of [cloud] pool",
     "policies.own": "candidates of its own that a device adds at every step, the best of its resident items",
-    "policies.resident": "share of the catalogue from which they come, the most popular items first",
+    "policies.resident": "share of the catalogue from which they come, the most popular items first; "
+    "under streamed rows it is what is installed",
     "device.tiers.name": "in tables and for `tandemrec export --tier`",
     "device.tiers.share": "of the devices, relative to the other tiers",
     "device.tiers.model": "instead of `[device] model`",

@@ -16,24 +16,33 @@ class Remembering:
     The history belongs to it: after lost requests or a long silence the cloud may know another one at the same step.
 
     What a request costs does not change: costs are kept with the list and charged every time.
+
+    Args:
+        inner: makes the lists.
+        longest: the longest list that anybody is going to ask for. Where a shorter list of `inner` is the beginning of
+            a longer one (`inner.nested`), lists of all lengths are made once, at this length.
     """
 
-    def __init__(self, inner: CandidateGenerator) -> None:
+    def __init__(self, inner: CandidateGenerator, longest: int = 0) -> None:
         self.inner = inner
+        self.longest = longest if getattr(inner, "nested", False) else 0
         self._place: dict[tuple[int, int, bytes], int] = {}
         self._made: list[Generated] = []
         self._all: Generated | None = None
 
     def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
         """The lists of the wrapped generator."""
+        asked, k = k, max(k, self.longest)
         rows = map(bytes, np.ascontiguousarray(histories))
         keys = [(k, key, row) for key, row in zip(rng.keys.tolist(), rows, strict=True)]
         fresh = {one: i for i, one in reversed(list(enumerate(keys))) if one not in self._place}
         new = np.array(sorted(fresh.values()), np.int64)
-        width = k
+        width = asked
         if len(new):
             made = self.inner.generate(histories[new], k, rng=rng[new])
-            width = max(k, made.items.shape[1])  # a list that is too long is not hidden from who checks it
+            width = max(
+                asked, made.items.shape[1] - (k - asked)
+            )  # a list that is too long is not hidden from who checks it
             start = len(self._place)
             self._place |= {keys[i]: start + j for j, i in enumerate(new)}
             self._made.append(made)

@@ -15,9 +15,11 @@ from safetensors.numpy import load, save
 
 from cloud.gateway import Delivery, Gateway, nothing
 from device.errors import ContractError
-from device.fleet import Fleet, Ranking, Setup
+from device.fleet import Fleet
 from device.messages import Codec, decode_replies, encode_requests
 from device.model import Items
+from device.ranking import Ranking
+from device.setup import Setup
 from simulation.data.dataset import Dataset, windows
 
 __all__ = [

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +20,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from device.errors import RunError
 from simulation import schema as c
 from simulation.summary import per_user_metrics, summarise
-from simulation.whole_folder import write_folder
+from simulation.whole_folder import WholeFolder, write_folder
 
 __all__ = ["FILES", "Run", "decision_hash", "folder_name", "per_user_metrics", "summarise", "write_run"]
 CONFIG, ENV, STEPS, LEDGER = "config.resolved.toml", "env.json", "steps.parquet", "ledger.parquet"
@@ -46,12 +42,7 @@ class Run:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Run":
         """The run in the folder `path`; RunError names the files that are missing."""
-        folder = Path(path)
-        if not folder.is_dir():
-            raise RunError(f"{folder}: no such run folder; `tandemrec run CONFIG` makes one under runs/")
-        if missing := [name for name in FILES if not (folder / name).is_file()]:
-            raise RunError(f"{folder}: not a complete run, {', '.join(missing)} missing; repeat the run")
-        return cls(folder)
+        return cls(WholeFolder.open(path, "run", FILES).path)
 
     @property
     def name(self) -> str:
@@ -61,64 +52,46 @@ class Run:
     @cached_property
     def steps(self) -> pd.DataFrame:
         """One row per policy, device and step; columns of `schema.STEPS`."""
-        return self._table(STEPS, c.STEPS)
+        return self._files.frame(STEPS, c.STEPS)
 
     @cached_property
     def ledger(self) -> pd.DataFrame:
         """One row per transfer attempt; columns of `schema.LEDGER`."""
-        return self._table(LEDGER, c.LEDGER)
+        return self._files.frame(LEDGER, c.LEDGER)
 
     @cached_property
     def recommendations(self) -> pd.DataFrame:
         """One row per slate shown: policy, device, step, items (int32 array of the top k)."""
-        return self._table(RECOMMENDATIONS, c.RECOMMENDATIONS)
+        return self._files.frame(RECOMMENDATIONS, c.RECOMMENDATIONS)
 
     @cached_property
     def per_user(self) -> pd.DataFrame:
         """One row per policy and user; columns of `schema.PER_USER` and one per measure."""
-        return self._table(PER_USER, c.PER_USER)
+        return self._files.frame(PER_USER, c.PER_USER)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """The keys of `summarise` and what the writer of the run added."""
-        return self._json(SUMMARY)
+        return self._files.json(SUMMARY)
 
     @cached_property
     def env(self) -> dict[str, Any]:
         """Versions and machine the run was made with."""
-        return self._json(ENV)
+        return self._files.json(ENV)
 
     @cached_property
     def config_toml(self) -> str:
         """The resolved configuration as it was written."""
-        try:
-            return (self.path / CONFIG).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise _unreadable(self.path / CONFIG, error) from error
+        return self._files.text(CONFIG)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
-        try:
-            return tomllib.loads(self.config_toml)
-        except tomllib.TOMLDecodeError as error:
-            raise _unreadable(self.path / CONFIG, error) from error
+        return self._files.toml(CONFIG)
 
-    def _table(self, name: str, schema: pa.Schema) -> pd.DataFrame:
-        try:
-            table = pq.read_table(self.path / name)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(self.path / name, error) from error
-        return c.frame(table, schema, str(self.path / name))
-
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise _unreadable(self.path / name, error) from error
-        if isinstance(content, dict):
-            return content
-        raise RunError(f"{self.path / name}: holds a {type(content).__name__}, not an object; repeat the run")
+    @property
+    def _files(self) -> WholeFolder:
+        return WholeFolder(self.path, "run")
 
 
 def folder_name(name: str, config_toml: str, seed: int) -> str:
@@ -207,7 +180,3 @@ def _canonical(column: pd.Series) -> tuple[list[str], np.ndarray]:
     if values.dtype.kind == "f":
         values = np.where(np.isnan(values), np.nan, values + 0).astype(values.dtype)  # one NaN, one zero
     return [], values
-
-
-def _unreadable(path: Path, error: Exception) -> RunError:
-    return RunError(f"{path}: cannot be read ({error}); the file is damaged, repeat the run")

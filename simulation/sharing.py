@@ -7,7 +7,7 @@ from device.model import HasItemTable, HasState, Items, Scores
 from device.scoring import SCORING_BATCH, ModelScorer, Rows, Scorer, batches
 
 TOLERANCE = 1e-4
-SLICE = 1024  # rows whose candidates' embeddings are gathered at once
+SLICE = 64  # rows whose candidates' embeddings are gathered at once: they fit into the processor's cache
 
 
 class SharedScores:
@@ -35,7 +35,8 @@ class SharedScores:
         out = np.empty(candidates.shape, np.float32)
         for start in range(0, len(out), SLICE):
             rows = slice(start, start + SLICE)
-            out[rows] = np.einsum("bd,bcd->bc", states[rows], self.table[candidates[rows]])
+            listed = np.take(self.table, candidates[rows], axis=0, mode="clip")  # unchecked: lists were checked at once
+            out[rows] = np.einsum("bd,bcd->bc", states[rows], listed)
         return out
 
     def own(self, device: Rows, step: Rows, history: Items, k: int) -> tuple[Items, Scores]:

@@ -1,4 +1,38 @@
-"""What a run's tables say per user and per policy."""
+"""What a run's tables say per user and per policy.
+
+Keys of summary.json; no figure stays in it that the other files do not hold:
+
+```
+measures     names, in the order given
+baseline     the policy others are compared with: `baseline`, else the first whose name starts with "never",
+             else the first
+policies     name -> users, steps, requests, request_ratio (requests / steps)
+             measures: name -> {mean, low, high, n}, over users, 95 % t interval
+             candidate_recall: share of steps whose item was in the pool (the ceiling of every measure)
+             ndcg@10_in_pool: mean over the steps whose item was in the pool; null without any
+             bytes_per_step: {up, down, total} sent, lost messages included, installation apart
+             bytes_by_kind: direction -> kind -> bytes, all of the run, installation included
+             install_bytes (all of the run), install_bytes_per_device: kinds install and first_list
+             latency_s: {p50, p95} seconds from request to usable reply; null without any
+             lost_messages: {up, down};  mean_pool_age, steps
+             denied_requests: turned away by a cloud that is overloaded or whose budget is spent
+             waiting_share: share of steps at which a device could not ask, for a reply was on its way, was lost, or
+             was a denial that asks it back later
+             cloud_seconds_per_step: seconds the cloud worked on replies, installation apart
+             energy_j_per_step: joules of the device's radio and reranking, see simulation.energy; null where unknown
+             groups: kind of group (tier; activity: thirds by length of history) -> group ->
+             {users, steps, request_ratio, ndcg@10, bytes_per_step}
+             budget: group of the budget -> {budget, realised, after_warm_up}: the last two are spending / budget,
+             of the whole replay, and between the third horizon and the last tenth of the steps; only where there
+             is a budget, null where there is nothing
+differences  policy -> measure -> {mean, low, high, t, p, p_holm, d_z, n}: policy minus baseline, paired by user;
+             p_holm is corrected over the policies of one measure
+```
+
+Whoever writes the run adds what only it knows, and the page shows it where it is there: `command` (text),
+`protocol` (word -> text: split, candidates, seen-filter, ...), `leakage` (list of {check, passed, detail}),
+`examples` (list of {user, policy, steps: [{shown: [titles], taken, rank, asked}]}).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -48,39 +82,9 @@ def summarise(
     baseline: str | None = None,
     groups: Mapping[str, NDArray[np.object_]] | None = None,
     allowance: Allowance | None = None,
+    joules: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The numbers of summary.json; no figure stays in it that the other files do not hold.
-
-    ```
-    measures     names, in the order given
-    baseline     the policy others are compared with: `baseline`, else the first whose name starts with "never",
-                 else the first
-    policies     name -> users, steps, requests, request_ratio (requests / steps)
-                 measures: name -> {mean, low, high, n}, over users, 95 % t interval
-                 candidate_recall: share of steps whose item was in the pool (the ceiling of every measure)
-                 ndcg@10_in_pool: mean over the steps whose item was in the pool; null without any
-                 bytes_per_step: {up, down, total} sent, lost messages included, installation apart
-                 bytes_by_kind: direction -> kind -> bytes, all of the run, installation included
-                 install_bytes (all of the run), install_bytes_per_device: kinds install and first_list
-                 latency_s: {p50, p95} seconds from request to usable reply; null without any
-                 lost_messages: {up, down};  mean_pool_age, steps
-                 denied_requests: turned away by a cloud that is overloaded or whose budget is spent
-                 waiting_share: share of steps at which a device could not ask, for a reply was on its way, was lost, or
-                 was a denial that asks it back later
-                 cloud_seconds_per_step: seconds the cloud worked on replies, installation apart
-                 groups: kind of group (tier; activity: thirds by length of history) -> group ->
-                 {users, steps, request_ratio, ndcg@10, bytes_per_step}
-                 budget: group of the budget -> {budget, realised, after_warm_up}: the last two are spending / budget,
-                 of the whole replay, and between the third horizon and the last tenth of the steps; only where there
-                 is a budget, null where there is nothing
-    differences  policy -> measure -> {mean, low, high, t, p, p_holm, d_z, n}: policy minus baseline, paired by user;
-                 p_holm is corrected over the policies of one measure
-    ```
-
-    Whoever writes the run adds what only it knows, and the page shows it where it is there: `command` (text),
-    `protocol` (word -> text: split, candidates, seen-filter, ...), `leakage` (list of {check, passed, detail}),
-    `examples` (list of {user, policy, steps: [{shown: [titles], taken, rank, asked}]}).
-    """
+    """The numbers of summary.json, as the head of this module lists them; RunError for an unknown `baseline`."""
     s, sent = c.frame(steps, c.STEPS, "steps"), c.frame(ledger, c.LEDGER, "ledger")
     people = c.frame(per_user, c.PER_USER, "per-user metrics")
     names = [str(name) for name in people[c.POLICY].unique()]
@@ -95,6 +99,8 @@ def summarise(
     for name in names:
         lived, moved = _only(s, name), _only(sent, name)
         policies[name]["groups"] = {kind: by_group(lived, moved, of) for kind, of in (groups or {}).items()}
+        energy = (joules or {}).get(name, np.nan)
+        policies[name]["energy_j_per_step"] = energy if np.isfinite(energy) else None
         if allowance is not None:
             policies[name]["budget"] = spending(lived, moved, allowance)
     return {

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,9 @@ from simulation.choosing import learns
 from simulation.config_tables import FLOORS, ExperimentConfig, PolicyTable, SweepTable
 from simulation.environment import environment
 from simulation.experiment import ignore, no_progress
+from simulation.fingerprint import fingerprint
 from simulation.metrics import parse
-from simulation.prepare import Prepared, fingerprint, prepare
+from simulation.prepare import Prepared, prepare
 from simulation.replay import Columns
 from simulation.spread import spread
 from simulation.sweep_bounds import MERGED, RATIO, REPLACED, VALUE, bound, hindsight
@@ -30,6 +32,10 @@ from simulation.sweep_cells import NOTHING, TOTALS, World
 from simulation.sweep_plan import ALWAYS, NEVER, family, floor, resolved, with_floors, words
 
 CELL_FILES = "cells"
+CALIBRATION = "calibration"
+Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]
+"""cells, per user, frontier, calibration"""
+One = TypeVar("One")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Sweep:
         """Make it and write its folder; returns the folder."""
         started, config = time.time(), with_floors(self.config)
         tables = [self.seed(config, seed) for seed in config.sweep.seeds]
-        cells, per_user, frontier = (stacked(parts) for parts in zip(*tables, strict=True))
+        cells, per_user, frontier, calibration = (stacked(parts) for parts in zip(*tables, strict=True))
         text = resolved(config)
         names = {"never": floor(config, NEVER), "always": floor(config, ALWAYS)}
         seconds = round(time.time() - started, 1)
@@ -66,13 +72,14 @@ class Sweep:
             cells=cells,
             per_user=per_user,
             frontier=frontier,
+            calibration=calibration,
             summary={"name": config.name, "measures": list(config.metrics), "command": self.command}
             | {name: policy.label for name, policy in names.items()}
             | {"protocol": words(config), "seconds": {"total": seconds}},
         )
 
-    def seed(self, config: ExperimentConfig, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """(cells, per user, frontier) of one seed."""
+    def seed(self, config: ExperimentConfig, seed: int) -> Tables:
+        """The tables of one seed."""
         prepared = prepare(config.model_copy(update={"seed": seed, "sweep": SweepTable()}), self.root, self.say)
         made = Seed(prepared, config.sweep, self.root / CELL_FILES)
         if MERGED not in made.bounds():
@@ -120,9 +127,12 @@ class Seed:
         """All cells of one policy."""
         ratios = self.ratios(policy)
         chosen = world.chooser.choose(policy, ratios)
-        cells = [world.live(policy, one) for one in chosen]
+        cells = {f"{i}": world.live(policy, one) for i, one in enumerate(chosen)}
+        if family(policy) == f.OURS:
+            cells[CALIBRATION] = world.calibration(policy, middle(chosen))
         put(
-            self.place(policy), {f"{i}/{name}": values for i, cell in enumerate(cells) for name, values in cell.items()}
+            self.place(policy),
+            {f"{which}/{name}": values for which, cell in cells.items() for name, values in cell.items()},
         )
 
     def bound(self, world: World, name: str) -> None:
@@ -132,7 +142,7 @@ class Seed:
         way = {"class": ALWAYS} | ({"update": "merge", "fusion": "by-age"} if merged else {})
         [chosen] = world.chooser.choose(PolicyTable.model_validate(way), [None])
         one = PolicyTable.model_validate({"class": ALWAYS})
-        parts = hindsight(world.rehearsal(one, NOTHING), world.setups(one, NOTHING), measure)
+        parts = hindsight(world.stage.rehearsal(one), world.stage.setups(one, NOTHING), measure)
         put(self.place_of_bound(name), bound(parts, chosen.fusion, pairs=merged, ratios=self.sweep.request_ratios))
 
     def bounds(self) -> list[str]:
@@ -159,17 +169,30 @@ class Seed:
         key = f"{fingerprint(replace(self.prepared, config=config))} {what}"
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.safetensors"
 
-    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """(cells, per user, frontier); the cells are numbered from 0."""
+    def tables(self) -> Tables:
+        """All tables; the cells are numbered from 0."""
         cells: list[dict[str, object]] = []
         per_user: list[pd.DataFrame] = []
+        calibration = [pd.DataFrame(columns=f.CALIBRATION.names)]
         for policy in self.prepared.config.all_policies:
             stored = load_file(self.place(policy))
             for i, ratio in enumerate(self.ratios(policy)):
-                cell = {name.partition("/")[2]: v for name, v in stored.items() if name.startswith(f"{i}/")}
+                cell = within(stored, f"{i}/")
                 cells.append(self.row(policy, ratio, cell) | {f.CELL: len(cells)})
                 per_user.append(self.users(cell).assign(**{f.CELL: len(per_user)}))
-        return pd.DataFrame(cells), pd.concat(per_user, ignore_index=True), self.frontier()
+            if found := within(stored, f"{CALIBRATION}/"):
+                about = {
+                    f.POLICY: policy.label,
+                    f.SEED: self.prepared.config.seed,
+                    f.BUDGET: middle(self.ratios(policy)),
+                }
+                calibration.append(pd.DataFrame({**found, **about}))
+        return (
+            pd.DataFrame(cells),
+            pd.concat(per_user, ignore_index=True),
+            self.frontier(),
+            pd.concat(calibration, ignore_index=True),
+        )
 
     def row(self, policy: PolicyTable, ratio: float | None, cell: Columns) -> dict[str, object]:
         """One row of cells.parquet."""
@@ -203,6 +226,16 @@ class Seed:
             pd.DataFrame({f.SEED: seed, f.BOUND: name, f.REQUEST_RATIO: part[RATIO], measure: part[VALUE]})
             for name, part in parts
         )
+
+
+def middle(sequence: Sequence[One]) -> One:
+    """The one in the middle: that at which predictions are compared with what came."""
+    return sequence[len(sequence) // 2]
+
+
+def within(stored: Columns, prefix: str) -> Columns:
+    """The arrays whose name begins with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): values for name, values in stored.items() if name.startswith(prefix)}
 
 
 def put(path: Path, arrays: Columns) -> None:

@@ -2,49 +2,56 @@
 
 Lists are those that an always-asking device gets over a link that takes no time. They bound policies that hold the same
 pools under the same fusion: one list of [cloud] pool, or the two newest. Others can do better.
+
+Devices are independent, so they are treated in portions, longest replays first: besides what the replay itself keeps,
+about BYTES for the lists held at a time, as much for what is computed from them, and 8 bytes per step of the fleet.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device.fleet import Fleet, Setup
+from device.fleet import Fleet
 from device.fusion import Fuses
 from device.model import Items, Scores
 from device.policy import Always
+from device.ranking import Ranking
 from device.row_cache import member
+from device.setup import Setup
 from simulation.calibration import Rehearsal
 from simulation.experience import taken_so_far
 from simulation.metrics import Measure
 from simulation.network import Ideal
-from simulation.oracle import Rewards, best_by_budget, frontier, merged, replaced
+from simulation.oracle import Counts, Rewards, Values, best_by_budget, frontier, merged, replaced
 from simulation.replay import Columns
 
 REPLACED, MERGED = "optimum, pools replaced", "optimum, two lists merged"
-CHUNK = 256  # devices at once
+BYTES = 1 << 27
+"""Memory for one portion of devices; a single device may need more."""
 POINTS = 60  # of a bound's line
 RATIO, VALUE = "ratio", "value"
 
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """Collects what the devices hold at each step."""
+    """Collects what some of the devices hold at each step."""
 
-    items: Items  # [D, S, C] of all devices
+    row: NDArray[np.int64]  # [devices of the fleet] where each stands below
+    items: Items  # [D, S, C]
     cloud: Scores
 
     def see(self, fleet: Fleet, who: NDArray[np.int64], taken: NDArray[np.int32]) -> None:
         """See calibration.Watches."""
-        where = fleet.devices[who], fleet.observed[who]
-        self.items[where], self.cloud[where] = fleet.items[who], fleet.cloud[who]
+        where = self.row[fleet.devices[who]], fleet.observed[who]
+        self.items[where], self.cloud[where] = fleet.pool.items[who], fleet.pool.cloud[who]
 
 
 @dataclass(frozen=True, slots=True)
 class Hindsight:
-    """All lists of the devices of one tier, and what came of them: D devices, S steps, C candidates."""
+    """All lists of some devices of one tier, and what came of them: D devices, S steps, C candidates."""
 
     rehearsal: Rehearsal
     setup: Setup
@@ -54,48 +61,59 @@ class Hindsight:
     measure: Measure
 
     @property
-    def steps(self) -> NDArray[np.int64]:
+    def steps(self) -> Counts:
         """[D] steps lived."""
-        return np.asarray((self.rehearsal.timeline.items[self.device] != 0).sum(1), np.int64)
+        return lived_steps(self.rehearsal)[self.device]
 
-    def chunks(self) -> Iterator["Hindsight"]:
-        """CHUNK devices at a time."""
-        for start in range(0, len(self.device), CHUNK):
-            rows = slice(start, start + CHUNK)
-            yield replace(self, device=self.device[rows], items=self.items[rows], cloud=self.cloud[rows])
+    def chunks(self, *, pairs: bool) -> Iterator["Hindsight"]:
+        """As many devices at a time as their rewards take BYTES, of two lists merged or of one."""
+        width, known = self.items.shape[2], self.rehearsal.service.upload
 
-    def fused(self, t: int, fusion: Fuses) -> tuple[Scores, NDArray[np.bool_]]:
-        """(scores, where the taken item is) [D, t, C] of the lists made at 0..t-1, as they rank at step t."""
-        size, width = len(self.device), self.items.shape[2]
+        def work(steps: int) -> int:
+            one: int = steps * (64 * width + 32 * known) + 24 * steps**2
+            return one + steps * 64 * width + steps**2 * width + 24 * steps**3 if pairs else one
+
+        steps = self.steps
+        for rows in portions(steps, work):
+            longest = int(steps[rows[0]])
+            yield replace(
+                self, device=self.device[rows], items=self.items[rows, :longest], cloud=self.cloud[rows, :longest]
+            )
+
+    def shown_until(self) -> NDArray[np.int32]:
+        """[D, S, C] the last step that shows each list's candidate: where the user takes it the device drops it."""
+        last = self.items.shape[1]
+        until = np.full(self.items.shape, last, np.int32)
+        if self.setup.hide_seen:
+            for t in range(last, 0, -1):
+                np.copyto(until[:, :t], t, where=self.items[:, :t] == self._taken(t)[:, None, None])
+        return until
+
+    def fused(self, t: int, fusion: Fuses, until: NDArray[np.int32]) -> tuple[Items, Scores]:
+        """(items, fused scores) [D, t, C] of the lists made at 0..t-1, as step t shows them; see `shown_until`."""
+        shape = (len(self.device), t, self.items.shape[2])
+        items = np.where(until[:, :t] >= t, self.items[:, :t], 0).reshape(-1, shape[2])
         device = np.repeat(self.device, t)
         step = np.full(len(device), t - 1, np.int64)
         history = taken_so_far(self.rehearsal, device, step, self.rehearsal.service.upload)
-        items = self.items[:, :t].reshape(-1, width)
-        if self.setup.hide_seen:
-            items = np.where(member(items, history), 0, items)
         known = self.setup.scorer.scores(device, step, history, items)
-        age = np.broadcast_to((t - 1 - np.tile(np.arange(t), size))[:, None], items.shape)
-        scores = fusion(self.cloud[:, :t].reshape(-1, width), known, items != 0, age)
-        taken = self.rehearsal.timeline.items[self.device, t - 1]
-        shape = (size, t, width)
-        there = (items != 0) & (items == np.repeat(taken, t)[:, None])
-        return scores.reshape(shape), there.reshape(shape)
+        age = np.broadcast_to((t - 1 - np.tile(np.arange(t), shape[0]))[:, None], items.shape)
+        scores = fusion(self.cloud[:, :t].reshape(items.shape), known, items != 0, age)
+        return items.reshape(shape), scores.reshape(shape)
 
     def replaced_rewards(self, fusion: Fuses) -> Rewards:
         """Rewards where a new list replaces the old one."""
-        longest = int(self.steps.max())
-        reward = np.full((len(self.device), longest, longest), np.nan, np.float32)
+        steps, until = self.steps, self.shown_until()
+        longest = int(steps.max())
+        reward = np.full((len(steps), longest, longest), np.nan, np.float32)
         for t in range(1, longest + 1):
-            fused, there = self.fused(t, fusion)
-            own, present = places(fused, there)
-            rank = np.where(present, (fused > own[..., None]).sum(2) + 1, 0)
-            ties = np.where(present, (fused == own[..., None]).sum(2), 1)
-            reward[:, :t, t - 1] = np.where(self.steps[:, None] >= t, self.measure.of(rank, ties), np.nan)
+            earned = self._earned(t, *self.fused(t, fusion, until))
+            reward[:, :t, t - 1] = np.where(steps[:, None] >= t, earned, np.nan)
         return replaced(reward)
 
     def merged_rewards(self, fusion: Fuses) -> Rewards:
         """Rewards where the pool holds the two newest lists; `fusion` treats candidates one by one."""
-        return merged(self.steps, partial(self._pairs, fusion, self.twice()))
+        return merged(self.steps, partial(self._pairs, fusion, self.shown_until(), self.twice()))
 
     def twice(self) -> NDArray[np.bool_]:
         """[D, S, S, C] whether candidate c of the list made at s1 is in that of s2 > s1 too, which then counts."""
@@ -108,61 +126,86 @@ class Hindsight:
             )
         return out
 
-    def _pairs(self, fusion: Fuses, twice: NDArray[np.bool_], t: int) -> NDArray[np.float32]:
+    def _pairs(self, fusion: Fuses, until: NDArray[np.int32], twice: NDArray[np.bool_], t: int) -> NDArray[np.float32]:
         """[D, t, t] what step t earns with the lists made at s1 and s2 > s1, and at [d, 0, 0] with the first alone."""
-        fused, there = self.fused(t, fusion)
-        own, present = places(fused, there)
-        out = np.zeros((len(self.device), t, t), np.float32)
-        alone = self._counted(fused[:, :1], own[:, :1, None])
-        out[:, 0, 0] = self.measure.of(np.where(present[:, 0], alone[0][:, 0] + 1, 0), np.maximum(alone[1][:, 0], 1))
+        items, fused = self.fused(t, fusion, until)
+        out = np.zeros((len(items), t, t), np.float32)
+        out[:, 0, 0] = self._earned(t, items[:, :1], fused[:, :1])[:, 0]
         for new in range(1, t):
-            target = np.where(present[:, new], own[:, new], -np.inf)[:, None, None]
-            target = np.maximum(target, np.where(present[:, new, None], -np.inf, own[:, :new])[..., None])
-            fresh = self._counted(fused[:, new : new + 1], target)
-            held = self._counted(np.where(twice[:, :new, new], -np.inf, fused[:, :new]), target)
-            above, equal = (x + y for x, y in zip(fresh, held, strict=True))
-            here = present[:, new, None] | present[:, :new]
-            out[:, :new, new] = self.measure.of(np.where(here, above + 1, 0), np.where(here, equal, 1))
+            gone = twice[:, :new, new]
+            held = np.where(gone, 0, items[:, :new]), np.where(gone, np.float32(-np.inf), fused[:, :new])
+            fresh = (np.repeat(part[:, new : new + 1], new, axis=1) for part in (items, fused))
+            both = (np.concatenate(pair, axis=2) for pair in zip(fresh, held, strict=True))
+            out[:, :new, new] = self._earned(t, *both)
         return out
 
-    @staticmethod
-    def _counted(fused: Scores, target: Scores) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """How many of [D, n, C] lie above and at `target` [D, n, 1]."""
-        return (fused > target).sum(2), (fused == target).sum(2)
+    def _taken(self, t: int) -> NDArray[np.int32]:
+        """[D] the items of step t; 0 = no such step."""
+        taken: NDArray[np.int32] = self.rehearsal.timeline.items[self.device, t - 1]
+        return taken
+
+    def _earned(self, t: int, items: Items, fused: Scores) -> Values:
+        """[D, n] what step t earns with n pools [D, n, C] each."""
+        size, pools, width = items.shape
+        ranking = Ranking(items.reshape(-1, width), fused.reshape(-1, width), np.zeros(size * pools, np.int64))
+        return self.measure.of(*ranking.place(np.repeat(self._taken(t), pools))).reshape(size, pools)
 
 
-def places(fused: Scores, there: NDArray[np.bool_]) -> tuple[Scores, NDArray[np.bool_]]:
-    """(score of the taken item, whether it is there), both [D, t]."""
-    found: Scores = np.where(there, fused, np.float32(-np.inf)).max(2)
-    return found, np.asarray(there.any(2))
+def lived_steps(rehearsal: Rehearsal) -> Counts:
+    """[D] steps of each device of the fleet."""
+    return np.asarray((rehearsal.timeline.items != 0).sum(1), np.int64)
 
 
-def hindsight(rehearsal: Rehearsal, fleet: Sequence[Setup], measure: Measure) -> list[Hindsight]:
-    """One per tier."""
-    links = [Ideal() for _ in rehearsal.service.carriers]
-    service = replace(rehearsal.service, carriers=links, seconds=0.0, servers=None, tariff=None)
-    lived = rehearsal.timeline
-    shape = (len(lived.devices), lived.steps, rehearsal.slots)
-    lists = Lists(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
-    replace(rehearsal, service=service).run([replace(s, policy=Always(), price=0.0) for s in fleet], lists)
-    found = [np.flatnonzero((lived.tier == number) & (lived.items[:, 0] != 0)) for number in range(len(fleet))]
-    return [
-        Hindsight(rehearsal, setup, rows, lists.items[rows], lists.cloud[rows], measure)
-        for setup, rows in zip(fleet, found, strict=True)
-        if len(rows)
-    ]
+def portions(steps: Counts, cost: Callable[[int], int]) -> Iterator[NDArray[np.int64]]:
+    """Rows of steps [n], longest first, as many at a time as BYTES hold; `cost`: bytes of a device of so many steps."""
+    rows = np.argsort(-steps, kind="stable")
+    while len(rows):
+        size = max(BYTES // cost(int(steps[rows[0]])), 1)
+        yield rows[:size]
+        rows = rows[size:]
 
 
-def bound(parts: Sequence[Hindsight], fusion: Fuses, *, pairs: bool, ratios: Sequence[float]) -> Columns:
+def hindsight(rehearsal: Rehearsal, fleet: Sequence[Setup], measure: Measure) -> Iterator[Hindsight]:
+    """Tier by tier, as many devices at a time as their lists take BYTES; each portion is a replay of its own."""
+    steps = lived_steps(rehearsal)
+    for number, setup in enumerate(fleet):
+        tier = np.flatnonzero((rehearsal.timeline.tier == number) & (steps > 0))
+        for rows in portions(steps[tier], lambda longest: 8 * longest * rehearsal.slots):
+            device = tier[rows]
+            lists = collected(rehearsal, fleet, device)
+            yield Hindsight(rehearsal, setup, device, lists.items, lists.cloud, measure)
+
+
+def collected(rehearsal: Rehearsal, fleet: Sequence[Setup], device: NDArray[np.int64]) -> Lists:
+    """The lists of devices [D], from a replay in which they alone live and always ask."""
+    lived, service = rehearsal.timeline, rehearsal.service
+    row = np.full(len(lived.devices), -1, np.int64)
+    row[device] = np.arange(len(device))
+    alone = replace(
+        lived,
+        items=np.where(row[:, None] >= 0, lived.items, 0),
+        at=np.where(row[:, None] >= 0, lived.at, np.inf),
+    )
+    links = [Ideal() for _ in service.carriers]
+    service = replace(service, carriers=links, seconds=0.0, servers=None, tariff=None)
+    shape = (len(device), int((lived.items[device] != 0).sum(1).max()), rehearsal.slots)
+    lists = Lists(row, np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+    always = [replace(setup, policy=Always(), price=0.0) for setup in fleet]
+    replace(rehearsal, timeline=alone, service=service).run(always, lists)
+    return lists
+
+
+def bound(parts: Iterable[Hindsight], fusion: Fuses, *, pairs: bool, ratios: Sequence[float]) -> Columns:
     """RATIO and VALUE [n]: the fleet's frontier at POINTS request ratios up to its last, and at those of `ratios`.
 
     `pairs`: the two newest lists merged, under a fusion that treats candidates one by one; else one list.
     """
-    chunks = [chunk for part in parts for chunk in part.chunks()]
-    steps = np.concatenate([chunk.steps for chunk in chunks])
-    most = int(steps.max()) - 1
-    made = (chunk.merged_rewards(fusion) if pairs else chunk.replaced_rewards(fusion) for chunk in chunks)
-    found = frontier(np.concatenate([best_by_budget(rewards, most) for rewards in made]), steps)
-    end = found.request_ratio[-1]
+    found: list[tuple[Values, Counts]] = []
+    for part in parts:
+        for chunk in part.chunks(pairs=pairs):
+            rewards = chunk.merged_rewards(fusion) if pairs else chunk.replaced_rewards(fusion)
+            found.append((best_by_budget(rewards, rewards.longest - 1), rewards.steps))
+    line = frontier(found)
+    end = line.request_ratio[-1]
     at = np.unique([*np.linspace(0, end, POINTS), *(ratio for ratio in ratios if ratio < end)])
-    return {RATIO: at, VALUE: found.at(at)}
+    return {RATIO: at, VALUE: line.at(at)}

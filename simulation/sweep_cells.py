@@ -7,24 +7,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.ledger import Ledger
-from device.fleet import Setup
 from device.fusion import Fusion
+from device.policies.fitting import PredictsGain
 from device.policy import Always
-from device.scoring import ModelScorer, Scorer
 from simulation import schema as c
 from simulation import sweep_folder as f
-from simulation.calibration import Rehearsal
+from simulation.calibrated import calibrated
 from simulation.choosing import Chooser, handling, learns
+from simulation.chosen import Chosen
 from simulation.config_tables import PolicyTable
-from simulation.energy import device_energy, radios, reranking_energy
+from simulation.energy import joules_per_step
 from simulation.metrics import parse
-from simulation.prepare import Chosen, Prepared, serving, setups
-from simulation.remembering import Remembering
+from simulation.prepare import Prepared
 from simulation.replay import Columns
-from simulation.sharing import shared
+from simulation.stage import Stage, on_test
 
 CLOUD_S = "cloud_s"  # of a ledger: seconds that the cloud worked on a reply
 NOTHING = Chosen(0.0, Fusion())
+CALIBRATED_USERS = 1000
 TOTALS = (f.PRICE, f.INSTALL_BYTES, f.LATENCY_P50_S, f.LATENCY_P95_S, f.ENERGY_J_PER_STEP)
 
 
@@ -34,20 +34,18 @@ class World:
 
     prepared: Prepared
     chooser: Chooser = field(init=False)
-    base: Rehearsal = field(init=False)
-    scorers: dict[tuple[int, float], Scorer] = field(default_factory=dict)
+    stage: Stage = field(init=False)
+    some: Stage = field(init=False)  # users whose predicted gains are compared with what came
 
     def __post_init__(self) -> None:
-        p = self.prepared
-        inner = getattr(p.service.generator, "inner", p.service.generator)
-        service = replace(p.service, generator=Remembering(inner))
-        self.chooser = Chooser(p)
-        self.base = Rehearsal(p.timeline, service, p.model_bytes, p.config.cloud.pool)
+        self.chooser, self.stage = Chooser(self.prepared), on_test(self.prepared)
+        self.some = on_test(self.prepared, CALIBRATED_USERS)
 
     def live(self, policy: PolicyTable, chosen: Chosen) -> Columns:
         """One cell: what each user of the test steps met, [D], and the totals of TOTALS, [1]."""
         ledger = Ledger()
-        steps = self.rehearsal(policy, chosen).run(self.setups(policy, chosen), ledger=ledger)
+        rehearsal = self.stage.rehearsal(policy, chosen.learned_bytes)
+        steps = rehearsal.run(self.stage.setups(policy, chosen), ledger=ledger)
         return self.measured(policy, chosen, steps, ledger.columns())
 
     def measured(self, policy: PolicyTable, chosen: Chosen, steps: Columns, ledger: Columns) -> Columns:
@@ -62,51 +60,27 @@ class World:
             each[name] = np.bincount(device, values, users) / lived
         once = np.isin(ledger[c.KIND], c.INSTALLATION_KINDS)
         latency = steps[c.LATENCY_S][np.isfinite(steps[c.LATENCY_S])]
-        per_step = [reranking_energy(p.config, policy, tier, len(p.popular)) for tier in p.installed]
-        spent = device_energy(ledger, radios(p.config), p.timeline.tier, per_step, lived.astype(np.float64))
         totals = (
             chosen.price,
             ledger[c.NBYTES][once].sum() / users,
             *(np.percentile(latency, q) if len(latency) else np.nan for q in (50, 95)),
-            spent.sum() / lived.sum(),
+            joules_per_step(p, policy, steps, ledger),
         )
         return each | {name: np.array([value], np.float64) for name, value in zip(TOTALS, totals, strict=True)}
 
-    def rehearsal(self, policy: PolicyTable, chosen: Chosen) -> Rehearsal:
-        """The test replay as this policy treats pools, with what it learned installed."""
-        pool, extra = self.prepared.config.cloud.pool, chosen.learned_bytes
-        return replace(
-            self.base,
-            service=serving(self.base.service, policy, pool),
-            slots=policy.held(pool),
-            model_bytes=[nbytes + extra for nbytes in self.base.model_bytes],
-        )
-
-    def setups(self, policy: PolicyTable, chosen: Chosen) -> list[Setup]:
-        """What the devices of each tier run, with scorers that all replays of the test steps share."""
-        p = self.prepared
-        made = setups(p.config, p.installed, policy, chosen, p.popular)
-        return [replace(setup, scorer=self.scorer(policy, setup)) for setup in made]
-
-    def scorer(self, policy: PolicyTable, setup: Setup) -> Scorer:
-        """One per tier and resident share; streamed rows change what a device knows, so there nothing is shared."""
-        assert isinstance(setup.scorer, ModelScorer)
-        if setup.cache_rows:
-            return setup.scorer
-        name, lived = (setup.tier, policy.resident if policy.own else 0.0), self.prepared.timeline
-        if name not in self.scorers:
-            history = lived.histories[:, -self.prepared.config.device.history :]
-            self.scorers[name] = shared(setup.scorer, len(lived.devices), lived.steps, history)
-        return self.scorers[name]
+    def calibration(self, policy: PolicyTable, chosen: Chosen) -> Columns:
+        """Predicted gains beside those that came, see `simulation.calibrated`; nothing where no gain is predicted."""
+        fleet = self.some.setups(policy, chosen)
+        if not isinstance(fleet[0].policy, PredictsGain):
+            return {}
+        return calibrated(self.some.rehearsal(policy), fleet)
 
     def warm(self, policies: Sequence[PolicyTable]) -> None:
         """Make what several of the policies are going to ask for: lists, states, fusions by age, first experiences."""
         for policy in repeated(policies, lambda one: f"{one.length} {one.own} {one.resident if one.own else 0}"):
-            for rehearsal, fleet in (
-                (self.chooser.rehearsal(policy), self.chooser.all_setups(policy)),
-                (self.rehearsal(policy, NOTHING), self.setups(policy, NOTHING)),
-            ):
-                rehearsal.run([replace(setup, policy=Always(), price=0.0) for setup in fleet])
+            for stage in (self.chooser.staged(), self.stage, self.some):
+                fleet = stage.setups(policy, NOTHING)
+                stage.rehearsal(policy).run([replace(setup, policy=Always(), price=0.0) for setup in fleet])
         for policy in repeated([one for one in policies if learns(one)], lambda one: f"{one.fusion} {handling(one)}"):
             self.chooser.first_experience(policy, self.chooser.start(policy))
 

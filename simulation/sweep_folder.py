@@ -2,13 +2,12 @@
 
 ```
 runs/<name>-<config hash>-sweep/
-  config.resolved.toml  env.json  cells.parquet  per_user.parquet  frontier.parquet  summary.json
+  config.resolved.toml  env.json  cells.parquet  per_user.parquet  frontier.parquet  calibration.parquet  summary.json
   tradeoff.html (added by reports.tradeoff_page)
 ```
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,18 +17,18 @@ from typing import Any, Final
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from device.errors import RunError
 from simulation import schema as c
 from simulation.runs import to_json
-from simulation.whole_folder import write_folder
+from simulation.whole_folder import WholeFolder, write_folder
 
 CONFIG, ENV, SUMMARY = "config.resolved.toml", "env.json", "summary.json"
 CELLS_FILE, PER_USER_FILE, FRONTIER_FILE = "cells.parquet", "per_user.parquet", "frontier.parquet"
+CALIBRATION_FILE = "calibration.parquet"
 PAGE = "tradeoff.html"
-FILES = (CONFIG, ENV, CELLS_FILE, PER_USER_FILE, FRONTIER_FILE, SUMMARY)
-"""What a complete sweep folder holds; the page is made from these and may be missing."""
+FILES = (CONFIG, ENV, CELLS_FILE, PER_USER_FILE, FRONTIER_FILE, CALIBRATION_FILE, SUMMARY)
+"""What a sweep folder is written with; older ones lack the calibration. The page is made from these, if at all."""
 
 CELL: Final = "cell"
 POLICY: Final = c.POLICY
@@ -54,11 +53,18 @@ BYTES_UP: Final = c.BYTES_UP
 BYTES_DOWN: Final = c.BYTES_DOWN
 CLOUD_SECONDS: Final = "cloud_seconds"
 BOUND: Final = "bound"
+DECILE: Final = "decile"
+PREDICTED: Final = "predicted"
+REALISED: Final = "realised"
+LOW: Final = "low"
+HIGH: Final = "high"
 
 FLOOR: Final = "floor"
 """Family of policies that take no budget and stand for themselves: never, always, the device alone."""
 BOUND_FAMILY: Final = "bound"
 """Family of policies that know the future; drawn, but never on a front or in a comparison."""
+PUBLISHED: Final = "published"
+OURS: Final = "ours"
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _TOTALS = (BYTES_UP_PER_STEP, BYTES_DOWN_PER_STEP, INSTALL_BYTES, LATENCY_P50_S, LATENCY_P95_S)
@@ -90,6 +96,21 @@ PER_USER: Final = pa.schema(
 """Besides these, one float64 column per measure: the mean over the user's steps."""
 FRONTIER: Final = pa.schema([(SEED, pa.int64()), (BOUND, _TEXT), (REQUEST_RATIO, pa.float64())])
 """Besides these, one float64 column named by the first measure: the mean over users under the bound."""
+CALIBRATION: Final = pa.schema(
+    [
+        (POLICY, _TEXT),
+        (SEED, pa.int64()),
+        (BUDGET, pa.float64()),
+        (DECILE, pa.int32()),
+        (STEPS, pa.int64()),
+        *[(name, pa.float64()) for name in (PREDICTED, REALISED, LOW, HIGH)],
+    ]
+)
+"""A row per tenth (0 to 9) of the steps of a policy at a budget under a seed, in the order of the predicted gain.
+
+`predicted` and `realised` are mean gains of a request in the first measure, summed over the policy's horizon; `low`
+and `high` the 95 % interval of `realised`.
+"""
 
 
 @dataclass(frozen=True)
@@ -101,12 +122,8 @@ class Sweep:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Sweep":
         """The sweep in the folder `path`; RunError names the files that are missing."""
-        folder = Path(path)
-        if not folder.is_dir():
-            raise RunError(f"{folder}: no such sweep folder; `tandemrec sweep CONFIG` makes one under runs/")
-        if missing := [name for name in FILES if not (folder / name).is_file()]:
-            raise RunError(f"{folder}: not a complete sweep, {', '.join(missing)} missing; repeat the sweep")
-        return cls(folder)
+        required = [name for name in FILES if name != CALIBRATION_FILE]
+        return cls(WholeFolder.open(path, "sweep", required).path)
 
     @property
     def name(self) -> str:
@@ -116,30 +133,42 @@ class Sweep:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """One row per policy, budget and seed; columns of `CELLS`."""
-        return c.frame(self._table(CELLS_FILE, None), CELLS, str(self.path / CELLS_FILE))
+        return self._files.frame(CELLS_FILE, CELLS)
 
     @cached_property
     def frontier(self) -> pd.DataFrame:
         """Points of the bounds; columns of `FRONTIER` and the first measure."""
-        return c.frame(self._table(FRONTIER_FILE, None), FRONTIER, str(self.path / FRONTIER_FILE))
+        return self._files.frame(FRONTIER_FILE, FRONTIER)
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame:
+        """What policies promised themselves of a request and what came; columns of `CALIBRATION`.
+
+        Without rows when no policy predicts a gain, or when the sweep is older than this file.
+        """
+        if not (self.path / CALIBRATION_FILE).is_file():
+            return c.frame(CALIBRATION.empty_table(), CALIBRATION, str(self.path / CALIBRATION_FILE))
+        return self._files.frame(CALIBRATION_FILE, CALIBRATION)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Keys name, measures, never, always, command, protocol, seconds."""
-        return self._json(SUMMARY)
+        return self._files.json(SUMMARY)
 
     @cached_property
     def env(self) -> dict[str, Any]:
         """Versions and machine the sweep was made with."""
-        return self._json(ENV)
+        return self._files.json(ENV)
 
     @cached_property
     def config_toml(self) -> str:
         """The resolved configuration as it was written."""
-        try:
-            return (self.path / CONFIG).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise _unreadable(self.path / CONFIG, error) from error
+        return self._files.text(CONFIG)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return self._files.toml(CONFIG)
 
     @property
     def measures(self) -> list[str]:
@@ -151,26 +180,12 @@ class Sweep:
 
         Not kept: a sweep over 36,000 users has millions of rows, and statistics need three columns at a time.
         """
-        table = self._table(PER_USER_FILE, list(columns) or None)
-        if lacking := [name for name in columns if name not in table.column_names]:
-            raise RunError(f"{self.path / PER_USER_FILE}: column(s) {', '.join(lacking)} missing; repeat the sweep")
-        frame: pd.DataFrame = table.to_pandas()
+        frame: pd.DataFrame = self._files.table(PER_USER_FILE, columns).to_pandas()
         return frame
 
-    def _table(self, name: str, columns: list[str] | None) -> pa.Table:
-        try:
-            return pq.read_table(self.path / name, columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(self.path / name, error) from error
-
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise _unreadable(self.path / name, error) from error
-        if isinstance(content, dict):
-            return content
-        raise RunError(f"{self.path / name}: holds a {type(content).__name__}, not an object; repeat the sweep")
+    @property
+    def _files(self) -> WholeFolder:
+        return WholeFolder(self.path, "sweep")
 
 
 def sweep_folder_name(name: str, config_toml: str) -> str:
@@ -188,24 +203,24 @@ def write_sweep(
     per_user: c.Columns,
     frontier: c.Columns,
     summary: Mapping[str, Any],
+    calibration: c.Columns | None = None,
 ) -> Path:
     """Folder root/name, written whole or not at all (see `write_folder`).
 
-    Numbers in `env` and `summary` that are not finite become null. RunError when a table lacks a column or a measure
-    of the summary, or when the disk refuses.
+    Numbers in `env` and `summary` that are not finite become null. Without `calibration` its table has no rows.
+    RunError when a table lacks a column or a measure of the summary, or when the disk refuses.
     """
     place, measures = Path(root) / name, [str(one) for one in summary["measures"]]
     tables = {
         CELLS_FILE: c.table(cells, CELLS, f"{place}: cells"),
         PER_USER_FILE: c.table(per_user, PER_USER, f"{place}: per user"),
         FRONTIER_FILE: c.table(frontier, FRONTIER, f"{place}: frontier"),
+        CALIBRATION_FILE: c.table(
+            CALIBRATION.empty_table() if calibration is None else calibration, CALIBRATION, f"{place}: calibration"
+        ),
     }
     for file, wanted in ((PER_USER_FILE, measures), (FRONTIER_FILE, measures[:1])):
         if lacking := [one for one in wanted if one not in tables[file].column_names]:
             raise RunError(f"{place}: {file} has no column {', '.join(lacking)}; the summary names it as a measure")
     texts = {CONFIG: config_toml, ENV: to_json(env), SUMMARY: to_json(summary)}
     return write_folder(root, name, tables=tables, texts=texts)
-
-
-def _unreadable(path: Path, error: Exception) -> RunError:
-    return RunError(f"{path}: cannot be read ({error}); the file is damaged, repeat the sweep")

@@ -10,7 +10,7 @@ from device.errors import ConfigError
 from simulation.config import load_config
 from simulation.config_tables import FLOORS, ExperimentConfig, PolicyTable
 from simulation.energy import radios
-from simulation.experiment import protocol
+from simulation.protocol import protocol
 from simulation.toml import to_toml, value
 
 NEVER, ALWAYS = FLOORS

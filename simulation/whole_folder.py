@@ -1,15 +1,85 @@
 """Folders that are complete or absent: written beside their place under a temporary name and then renamed."""
 
+import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from device.errors import RunError
+from simulation import schema as c
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFolder:
+    """A finished folder; every method raises a RunError that names the file when it cannot be read.
+
+    Args:
+        path: the folder.
+        kind: what it holds, `run` or `sweep`; the command of this name makes one.
+    """
+
+    path: Path
+    kind: str
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], kind: str, files: Collection[str]) -> "WholeFolder":
+        """The folder `path`, if it is there and has all of `files`; RunError names those that are missing."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise RunError(f"{folder}: no such {kind} folder; `tandemrec {kind} CONFIG` makes one under runs/")
+        if missing := [name for name in files if not (folder / name).is_file()]:
+            raise RunError(f"{folder}: not a complete {kind}, {', '.join(missing)} missing; repeat the {kind}")
+        return cls(folder, kind)
+
+    def table(self, name: str, columns: Collection[str] = ()) -> pa.Table:
+        """`columns` of a Parquet file, all without any; RunError for one that it lacks."""
+        try:
+            table = pq.read_table(self.path / name, columns=list(columns) or None)
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(name, error) from error
+        if lacking := [one for one in columns if one not in table.column_names]:
+            raise RunError(f"{self.path / name}: column(s) {', '.join(lacking)} missing; repeat the {self.kind}")
+        return table
+
+    def frame(self, name: str, schema: pa.Schema) -> pd.DataFrame:
+        """A Parquet file in the types of `schema`, which it has at least; RunError for a column that it lacks."""
+        return c.frame(self.table(name), schema, str(self.path / name))
+
+    def text(self, name: str) -> str:
+        """A UTF-8 file."""
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._unreadable(name, error) from error
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON file that holds an object."""
+        try:
+            content = json.loads(self.text(name))
+        except ValueError as error:
+            raise self._unreadable(name, error) from error
+        if isinstance(content, dict):
+            return content
+        raise RunError(f"{self.path / name}: holds a {type(content).__name__}, not an object; repeat the {self.kind}")
+
+    def toml(self, name: str) -> dict[str, Any]:
+        """A TOML file."""
+        try:
+            return tomllib.loads(self.text(name))
+        except tomllib.TOMLDecodeError as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> RunError:
+        return RunError(f"{self.path / name}: cannot be read ({error}); the file is damaged, repeat the {self.kind}")
 
 
 def write_folder(

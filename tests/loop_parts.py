@@ -8,12 +8,12 @@ import numpy as np
 from cloud.gateway import Delivery, Gateway, Service
 from cloud.generator import Generated
 from cloud.ledger import Ledger
-from device.fleet import Setup
 from device.fusion import Fusion
 from device.messages import Codec
 from device.policy import Always
 from device.scoring import ModelScorer
 from device.seeds import rng
+from device.setup import Setup
 from simulation.network import Ideal
 from simulation.replay import Shard, Timeline, nothing, replay
 
@@ -52,6 +52,18 @@ class Drawn:
         items = np.where(best >= 0, order, 0).astype(np.int32)
         flops = None if self.flops is None else np.full(len(items), self.flops)
         return Generated(items, np.where(best >= 0, best, 0), flops, None)
+
+
+class Fixed:
+    """A list per number of items known, best first."""
+
+    def __init__(self, lists):
+        self.lists = np.array(lists, np.int32)
+
+    def generate(self, histories, k, *, rng):
+        items = self.lists[(histories > 0).sum(1)]
+        scores = np.tile(-np.arange(items.shape[1], dtype=np.float32), (len(items), 1))
+        return Generated(items, scores, np.ones(len(items)), None)
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,23 @@ def random_timeline(devices, steps, n_items, *, length=4, seed=0, **more):
     return timeline(order[:, length : length + steps], order[:, :length], **more)
 
 
+def service(lived, generator, n_items, *, pool, link=None, **more):
+    """A cloud that keeps as long histories as the devices of a timeline do, one tier unless `more` says otherwise."""
+    length = lived.histories.shape[1]
+    given = {
+        "history": length,
+        "upload": length,
+        "codec": Codec(),
+        "gflops": 1.0,
+        "seconds": 0.0,
+        "carriers": [link or Ideal()],
+        "rows": [None],
+        "cache_rows": 0,
+        "seed": 5,
+    }
+    return Service(generator=generator, n_items=n_items, pool=pool, tier=lived.tier, **(given | more))
+
+
 @dataclass
 class World:
     """One policy's loop over a timeline, without Flower."""
@@ -119,6 +148,7 @@ class World:
     delta: bool = False
     own: int = 0
     resident: object = None
+    installed: object = ()
 
     def __post_init__(self):
         self.model = self.model or Dot(self.n_items)
@@ -126,23 +156,21 @@ class World:
         if self.rows is not None:  # devices compute with what is streamed
             self.params = self.params | {"table": self.rows.table()}
         self.ledger = Ledger()
-        service = Service(
-            generator=self.generator or Drawn(self.n_items),
-            n_items=self.n_items,
+        offered = service(
+            self.timeline,
+            self.generator or Drawn(self.n_items),
+            self.n_items,
             pool=self.pool,
-            history=self.timeline.histories.shape[1],
-            upload=self.timeline.histories.shape[1],
+            link=self.link,
             codec=self.codec,
-            gflops=1.0,
             seconds=self.seconds,
-            carriers=[self.link],
-            tier=self.timeline.tier,
             rows=[self.rows],
             cache_rows=self.cache_rows,
             seed=self.seed,
             delta_slots=self.held if self.delta else 0,
+            installed=np.array(self.installed, np.int32),
         )
-        self.gateway = Gateway(service, self.timeline.histories, self.ledger)
+        self.gateway = Gateway(offered, self.timeline.histories, self.ledger)
 
     @property
     def held(self):
@@ -159,6 +187,7 @@ class World:
             price=self.price,
             seed=self.seed,
             cache_rows=self.cache_rows,
+            installed=np.array(self.installed, np.int32),
             update=self.update,
             own=self.own,
         )

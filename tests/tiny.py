@@ -1,10 +1,12 @@
 """A whole experiment of a second or two, and the command line called in this process."""
 
 import io
+import json
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from simulation.cli import main
 
@@ -87,3 +89,19 @@ def changed(old: str, new: str) -> str:
     """The tiny experiment with one piece replaced."""
     assert TOML.count(old) == 1, f"{old!r} is not in the tiny experiment once"
     return TOML.replace(old, new)
+
+
+def only_object(text: str) -> dict[str, Any]:
+    """The one JSON object that a text is, and nothing else."""
+    content = json.loads(text)
+    assert isinstance(content, dict)
+    return content
+
+
+def refused(said: Said) -> str:
+    """The one message of a wrong configuration."""
+    assert said.code == 2, said.err
+    assert said.out == ""
+    assert said.err.count("error:") == 1
+    assert "Traceback" not in said.err
+    return said.err

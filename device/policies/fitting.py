@@ -1,4 +1,4 @@
-"""What policies with small networks share: rows of experience, gradient descent, answers in calls of 64 rows.
+"""What policies with small networks share: rows of experience, what a request gained, descent, calls of 64 rows.
 
 A network is a function of (parameters, inputs, activation) that uses `@`, `+` and indexing only. So one function serves
 numpy on the device and torch while fitting, and the two cannot drift apart. torch is imported when something is fitted.
@@ -6,7 +6,7 @@ numpy on the device and torch while fitting, and the two cannot drift apart. tor
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,33 @@ Network = Mapping[str, Any]  # name -> numpy array or torch tensor
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and in what steps Adam descends."""
+    """How long and in what steps AdamW descends; a falling rate goes down to 0 in a straight line, pass by pass."""
 
     epochs: int
     batch: int
     rate: float = 1e-3
+    decay: float = 0.0
+    falling: bool = False
+
+
+@runtime_checkable
+class PredictsGain(Protocol):
+    """A policy whose urgency is the gain of a request in NDCG@10, summed over the next steps; see `summed_gain`."""
+
+    @property
+    def predicts_gain(self) -> int:
+        """So many steps."""
+        ...
+
+
+def summed_gain(experience: Experience, horizon: int) -> NDArray[np.float64]:
+    """[N] NDCG@10 that a request gains over the next `horizon` steps; NaN where no next step is known.
+
+    Where fewer steps are known (the log ends, or the experience looks less far) their mean stands for the others.
+    """
+    gain = (experience.fresh - experience.kept)[:, :horizon].astype(np.float64)
+    steps = np.isfinite(gain).sum(1)
+    return np.where(steps > 0, np.nansum(gain, axis=1) / np.maximum(steps, 1) * horizon, np.nan)
 
 
 def gathered(experience: Experience, look: Callable[[View], NDArray[Any]]) -> NDArray[Any]:
@@ -81,18 +103,34 @@ def descend(
     rows: int,
     plan: Plan,
     rng: np.random.Generator,
+    judge: Callable[[Network], "Tensor"] | None = None,
 ) -> dict[str, Numbers]:
-    """Parameters after Adam (Kingma and Ba, 2015) on `loss(network, rows of a batch)`, batches shuffled per epoch."""
+    """Parameters after AdamW on `loss(network, rows of a batch)`, batches shuffled per epoch.
+
+    AdamW: Loshchilov and Hutter, ICLR 2019; without decay it is Adam (Kingma and Ba, 2015). With `judge`, the
+    parameters after the pass that it finds lowest; without, those after the last.
+    """
     import torch
 
     network = {name: torch.tensor(values, requires_grad=True) for name, values in start.items()}
-    adam = torch.optim.Adam(network.values(), lr=plan.rate)
-    for _ in range(plan.epochs):
+    adam = torch.optim.AdamW(network.values(), lr=plan.rate, weight_decay=plan.decay)
+    best, kept = np.inf, copied(network)
+    for epoch in range(plan.epochs):
+        adam.param_groups[0]["lr"] = plan.rate * (1 - epoch / plan.epochs) if plan.falling else plan.rate
         order = rng.permutation(rows)
         for first in range(0, rows, plan.batch):
             adam.zero_grad()
             loss(network, order[first : first + plan.batch]).backward()  # type: ignore[no-untyped-call]
             adam.step()
+        if judge:
+            with torch.no_grad():
+                value = float(judge(network))
+            best, kept = (value, copied(network)) if value < best else (best, kept)
+    return kept if judge else copied(network)
+
+
+def copied(network: Network) -> dict[str, Numbers]:
+    """As numpy arrays that later descent leaves alone."""
     return {name: values.detach().numpy().copy() for name, values in network.items()}
 
 

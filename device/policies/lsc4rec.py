@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from device.consistency import ranks
 from device.errors import ConfigError
+from device.model import Scores
 from device.policy import Urgency, View
 from device.seeds import Draws
 
@@ -60,7 +61,7 @@ class BatchScore:
         _, group = np.unique(view.device // self.batch, return_inverse=True)
         score = _TIE * draws.uniform()[by_id[first], 0]
         if self.displacement:
-            moved = np.bincount(group, _moved(view, view.empty).sum(axis=1))
+            moved = np.bincount(group, moves(view.device_scores, view.cloud_scores, view.valid, view.empty).sum(axis=1))
             score += moved / np.maximum(np.bincount(group, view.valid.sum(axis=1)), 1)
         if self.invalid:
             score += (4 + 0.3 * np.bincount(group, view.empty)) ** 2
@@ -73,7 +74,8 @@ class Displacement:
 
     def urgency(self, view: View, draws: Draws) -> Urgency:
         """0 for the same order, about (N^2 - 1) / (3 N) for unrelated ones, at most N / 2."""
-        return np.asarray(_moved(view).sum(axis=1) / np.maximum(view.valid.sum(axis=1), 1), np.float64)
+        moved = moves(view.device_scores, view.cloud_scores, view.valid).sum(axis=1)
+        return np.asarray(moved / np.maximum(view.valid.sum(axis=1), 1), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,14 @@ class InvalidCount:
         return np.asarray(view.empty + draws.uniform()[:, 0], np.float64)
 
 
-def _moved(view: View, at_zero: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """[B, C] places by which the reranker moves each candidate, 0 for padding; `at_zero` [B] empty places score 0."""
-    positions = ranks(view.device_scores, view.valid)
-    if at_zero is not None:
-        positions = positions + np.where(view.device_scores < 0, at_zero[:, None], 0)
-    return np.where(view.valid, np.abs(positions - ranks(view.cloud_scores, view.valid)), 0)
+def moves(
+    device_scores: Scores, cloud_scores: Scores, valid: NDArray[np.bool_], empty: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """[B, C] places by which the reranker moves each candidate, 0 for padding.
+
+    `empty` [B]: as many empty places, with score 0, stand behind the candidates and take part in the reranker's order.
+    """
+    positions = ranks(device_scores, valid)
+    if empty is not None:
+        positions = positions + np.where(device_scores < 0, empty[:, None], 0)
+    return np.where(valid, np.abs(positions - ranks(cloud_scores, valid)), 0)

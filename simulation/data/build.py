@@ -12,9 +12,12 @@ from simulation.data.dataset import Dataset
 from simulation.data.kcore import k_core
 from simulation.data.table import Table
 
+SAMPLE = 1
+"""Seed with which users are drawn. Not the experiment's: all its seeds replay the same users, so they can be paired."""
 
-def select(table: Table, *, min_rating: float | None, core: int, limit_users: int | None, seed: int) -> Table:
-    """Keeps ratings of at least `min_rating`, then the `core`-core, then `limit_users` users drawn with the seed.
+
+def select(table: Table, *, min_rating: float | None, core: int, limit_users: int | None) -> Table:
+    """Keeps ratings of at least `min_rating`, then the `core`-core, then `limit_users` users, always the same ones.
 
     Raises ConfigError for negative bounds or a rating filter on data without ratings, DataError where nothing is left.
     """
@@ -29,7 +32,7 @@ def select(table: Table, *, min_rating: float | None, core: int, limit_users: in
         table = _keep(table, found.keep, f"k_core = {core}")
     if limit_users is not None and limit_users < len(table.users):
         chosen = np.zeros(len(table.users), np.bool_)
-        chosen[rng(seed, "limit users").permutation(len(table.users))[:limit_users]] = True
+        chosen[rng(SAMPLE, "limit users").permutation(len(table.users))[:limit_users]] = True
         table = _keep(table, chosen[table.user], f"limit_users = {limit_users}")
     return table
 

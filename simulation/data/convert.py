@@ -39,7 +39,7 @@ def convert(
     if folder.exists():
         raise DataError(f"{folder}: exists already; name a new folder or remove it first")
     table = load(Path(path), format=format)
-    table = select(table, min_rating=min_rating, core=k_core, limit_users=limit_users, seed=seed)
+    table = select(table, min_rating=min_rating, core=k_core, limit_users=limit_users)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

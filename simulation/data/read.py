@@ -50,11 +50,12 @@ def read(
     """The data set of a file or folder; raises DataError for what cannot be read, ConfigError for what cannot be done.
 
     `format` is "auto" or a name in FORMATS. Item ids are a permutation of the sorted external ids drawn with the
-    seed, or the order of first appearance in the file. Filters apply in this order: ratings, k-core, users drawn
-    with the seed. Recorded times stay; `clock` spreads events of one recorded time and stands in where none exist.
+    seed, or the order of first appearance in the file. Filters apply in this order: ratings, k-core, a sample of users
+    that does not depend on the seed. Recorded times stay; `clock` spreads events of one recorded time and stands in
+    where none exist.
     """
     table = load(Path(path), format=format)
-    table = select(table, min_rating=min_rating, core=k_core, limit_users=limit_users, seed=seed)
+    table = select(table, min_rating=min_rating, core=k_core, limit_users=limit_users)
     return build(table, seed=seed, permute_ids=permute_ids, clock=clock)
 
 

@@ -4,39 +4,18 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_parts import DATA, LENGTH, N_ITEMS, OPTIONS, Stopped, lists, stop_after
 
 from cloud.cooperative import COOPERATIVE, INDEPENDENT, train
-from cloud.generator import TopK
-from cloud.generators.floors import Markov
-from cloud.lessons import FromItems, FromLists, Lessons, Lists, Recent
+from cloud.lessons import FromItems, Lessons, Lists, Recent
 from cloud.options import Training
-from cloud.sequences import Sequences
 from device.errors import ConfigError, RunError
 from device.models.din import DIN
 from device.models.sasrec import SASRec
-from device.seeds import rng
-
-N_ITEMS, LENGTH, USERS, EACH = 2_000, 6, 25, 9
-ITEMS = rng(0, "cooperative test").integers(1, N_ITEMS + 1, USERS * EACH).astype(np.int32)
-STARTS = np.arange(USERS) * EACH
-DATA = Sequences(ITEMS, STARTS, STARTS + EACH)
-OPTIONS = Training(epochs=4, patience=0, batch=7, negatives=4, learning_rate=0.01)
-
-
-class Stopped(Exception):
-    """What interrupts a training here."""
-
-
-def markov() -> TopK:
-    made = Markov(N_ITEMS)
-    made.fit(DATA)
-    return TopK(made)
 
 
 def small(kind: type[nn.Module] = SASRec) -> nn.Module:
@@ -44,20 +23,8 @@ def small(kind: type[nn.Module] = SASRec) -> nn.Module:
     return kind(N_ITEMS, width=4, length=LENGTH, dropout=0.3)
 
 
-def lists(**options: Any) -> FromLists:
-    return FromLists(Recent(DATA), markov(), N_ITEMS, history=LENGTH, lists=Lists(**options))
-
-
 def state(model: nn.Module) -> dict[str, bytes]:
     return {name: tensor.detach().numpy().tobytes() for name, tensor in model.state_dict().items()}
-
-
-def stop_after(epoch: int) -> Callable[[str], None]:
-    def progress(line: str) -> None:
-        if line.startswith(f"epoch {epoch}/"):
-            raise Stopped
-
-    return progress
 
 
 def test_the_released_numbers() -> None:

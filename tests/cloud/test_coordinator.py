@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
 from cloud.coordinator import ODDS_CAP, Budget, Coordinator, Curve, Lease, Spending
 from device.errors import ConfigError, ContractError
@@ -211,20 +211,6 @@ def test_the_curve_gives_the_wanted_ratio():
 def test_a_lease_holds_and_then_falls():
     lease = Lease(3, 0.5)
     assert_allclose(lease.price(np.full(4, 2.0), np.array([0, 3, 4, 9])), [2, 2, 1.5, -1])
-
-
-def test_a_restored_coordinator_goes_on_alike():
-    curve, parts = Curve.of(validation()), []
-    fleet = Coordinator(Budget(bytes_per_hour=5.0), [curve], start=0.1, horizon=3.0)
-    fleet.report(spending(answered=3, nbytes=7, hours=1.0))
-    other = Coordinator(Budget(bytes_per_hour=5.0), [curve], start=0.7, horizon=3.0)
-    other.restore(fleet.snapshot())
-    for each in (fleet, other):
-        each.report(spending(answered=1, denied=2, nbytes=9, hours=0.5))
-        parts.append(np.concatenate([each.level, each.odds, each.price]))
-    assert_array_equal(*parts)
-    with pytest.raises(ContractError, match="not of 1 budgets"):
-        fleet.restore({"level": np.zeros(2)})
 
 
 def test_refusals():

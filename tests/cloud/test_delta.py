@@ -3,9 +3,8 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loop_parts import Drawn, Scripted, World, random_timeline, timeline, truth
+from loop_parts import Drawn, Fixed, Scripted, World, random_timeline, timeline, truth
 
-from cloud.generator import Generated
 from device.messages import decode_replies
 from device.policy import Always, Random
 from device.seeds import draws
@@ -64,18 +63,6 @@ def test_what_the_newest_list_names_is_in_the_pool(script, seed, slots):
             assert named - taken <= set(pool)
             assert not set(pool) & taken
             assert len(pool) <= slots
-
-
-class Fixed:
-    """A list per number of items known."""
-
-    def __init__(self, lists):
-        self.lists = np.array(lists, np.int32)
-
-    def generate(self, histories, k, *, rng):
-        items = self.lists[(histories > 0).sum(1)]
-        scores = np.tile(-np.arange(items.shape[1], dtype=np.float32), (len(items), 1))
-        return Generated(items, scores, np.ones(len(items)), None)
 
 
 def sent(script, lists, slots):

@@ -11,9 +11,9 @@ from cloud.gateway import Gateway
 from cloud.generator import Generated
 from cloud.item_rows import Rows
 from device.errors import ConfigError, ContractError, WireError
-from device.fleet import needed
 from device.messages import Codec, decode_replies, decode_requests, encode_requests
 from device.policy import Always, Random
+from device.row_cache import needed
 from device.seeds import rng
 from simulation.network import Losses, SpeedLink, profile
 from simulation.replay import take_in

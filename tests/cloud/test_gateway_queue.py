@@ -206,7 +206,7 @@ def test_a_first_list_leaves_with_the_price_of_its_moment():
     real = timed.shard
     timed.shard = lambda rows: shards.append(real(rows)) or shards[-1]
     timed.run()
-    told = shards[0].fleets[0].told
+    told = shards[0].fleets[0].prices.told
     assert told[0] == 0.5
     assert told[1] < 0.45
 

@@ -8,21 +8,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from training_parts import DATA, ITEMS, LENGTH, N_ITEMS, OPTIONS, STARTS, USERS, lists
 
-from cloud.generator import Generated, TopK
-from cloud.generators.floors import Markov
+from cloud.generator import Generated
 from cloud.lessons import FromItems, FromLists, Lists, Recent, Unseen, entry_loss
-from cloud.options import Training
 from cloud.sequences import Sequences
 from device.errors import ConfigError, DataError
 from device.model import Items
-from device.seeds import Draws, rng
-
-N_ITEMS, LENGTH, USERS, EACH = 2_000, 6, 25, 9
-ITEMS = rng(0, "cooperative test").integers(1, N_ITEMS + 1, USERS * EACH).astype(np.int32)
-STARTS = np.arange(USERS) * EACH
-DATA = Sequences(ITEMS, STARTS, STARTS + EACH)
-OPTIONS = Training(epochs=4, patience=0, batch=7, negatives=4, learning_rate=0.01)
+from device.seeds import Draws
 
 
 class Scripted(nn.Module):
@@ -48,16 +41,6 @@ class Fixed:
         self.made += len(histories)
         rows = np.tile(self.items[:k], (len(histories), 1))
         return Generated(rows, np.zeros(rows.shape, np.float32), None, None)
-
-
-def markov() -> TopK:
-    made = Markov(N_ITEMS)
-    made.fit(DATA)
-    return TopK(made)
-
-
-def lists(**options: Any) -> FromLists:
-    return FromLists(Recent(DATA), markov(), N_ITEMS, history=LENGTH, lists=Lists(**options))
 
 
 def logistic(x: float) -> float:

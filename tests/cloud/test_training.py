@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from training_parts import Stopped, stop_after
 
 import cloud.training
 from cloud.options import Training
@@ -35,10 +36,6 @@ OPTIONS = Training(epochs=6, patience=6, batch=5, negatives=8, learning_rate=0.0
 State = dict[str, NDArray[Any]]
 
 
-class Stopped(Exception):
-    """What interrupts a training here."""
-
-
 def small(kind: type[nn.Module] = SASRec) -> nn.Module:
     return kind(N_ITEMS, width=4, length=LENGTH, dropout=0.3)
 
@@ -49,14 +46,6 @@ def state(model: nn.Module) -> State:
 
 def same(one: State, other: State) -> bool:
     return one.keys() == other.keys() and all(one[k].tobytes() == other[k].tobytes() for k in one)
-
-
-def stop_after(epoch: int) -> Callable[[str], None]:
-    def progress(line: str) -> None:
-        if line.startswith(f"epoch {epoch}/"):
-            raise Stopped
-
-    return progress
 
 
 def train(model: nn.Module, folder: Path, options: Training = OPTIONS, **more: Any) -> Log:

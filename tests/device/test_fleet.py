@@ -8,12 +8,15 @@ from loop_parts import Dot, World, random_timeline
 
 from cloud.item_rows import Rows
 from device.errors import ContractError
-from device.fleet import Fleet, Ranking, Setup, needed
+from device.fleet import Fleet
 from device.fusion import Fusion
 from device.messages import Codec, Replies, encode_requests
 from device.policy import Always, Consistency, Never
+from device.ranking import Ranking
+from device.row_cache import needed
 from device.scoring import SCORING_BATCH, ModelScorer
 from device.seeds import rng
+from device.setup import Setup
 from simulation.replay import nothing
 
 CLOUD = Fusion(1.0, "minmax")
@@ -486,7 +489,7 @@ def test_rows_of_a_merged_fleet_do_not_mix():
             made.receive(np.arange(len(devices)), replies, np.full(len(devices), float(step)))
             rank(made, step)
             observe(made, taken[step, devices], step)
-        return made.items, made.cloud, made.made
+        return made.pool.items, made.pool.cloud, made.pool.made
 
     whole = end(np.arange(6))
     for device in range(6):

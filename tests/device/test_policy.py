@@ -6,12 +6,13 @@ from loop_parts import Dot
 
 from device.consistency import measure
 from device.errors import ConfigError, ContractError
-from device.fleet import Fleet, Setup
+from device.fleet import Fleet
 from device.fusion import Fusion
 from device.messages import Replies
 from device.policy import Always, Consistency, Every, Never, Random, RequestPolicy, View
 from device.scoring import ModelScorer
 from device.seeds import draws, rng
+from device.setup import Setup
 
 NOW = np.zeros(1)
 

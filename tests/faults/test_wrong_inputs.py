@@ -409,7 +409,7 @@ def test_a_full_disk_leaves_no_half_run(folder: Path, monkeypatch: pytest.Monkey
             full()
 
     with monkeypatch.context() as patched:
-        patched.setattr("simulation.runs.pq.write_table", runs_full)
+        patched.setattr("simulation.whole_folder.pq.write_table", runs_full)
         with pytest.raises(RunError) as caught:
             start(folder)
     has_all(caught.value, str(before), "No space left on device", "nothing of it was left behind", "Free disk space")
@@ -428,7 +428,7 @@ def test_a_disk_that_is_full_at_the_last_moment(folder: Path, monkeypatch: pytes
     nothing_written(folder)
 
 
-PLACES = ["simulation.handout.save_file", "simulation.experiment.save_file", "cloud.training.save_file"]
+PLACES = ["simulation.handout.save_file", "simulation.kept.save_file", "cloud.training.save_file"]
 
 
 @pytest.mark.parametrize("place", [*PLACES, "simulation.choosing.write_text"])

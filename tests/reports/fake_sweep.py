@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,21 @@ POLICIES = {
     "expected gain": ("ours", 0.43, 0.93, 192e3),
     "expected gain, lists merged": ("ours", 0.52, 1.08, 192e3),
     NASTY: ("ablation", 0.36, 0.88, 192e3),
+    "MetaController, resident table": ("published", 0.40, 0.88, 420e3),
 }
 MEASURES = ("ndcg@10", "hr@10")
+RESIDENT = {"out-of-pool share": 1.0, "MetaController, resident table": 1.0}
+PREDICTS = ("expected gain", "expected gain, lists merged")
+
+
+def config_of(policies: dict[str, float]) -> str:
+    """A resolved configuration that names policies (all of them random) and their resident shares, 0 for none."""
+    tables = [
+        f'[[policies]]\nclass = "device.policy:Random"\nname = {json.dumps(label)}\n'
+        + (f"own = 50\nresident = {share}\n" if share else "")
+        for label, share in policies.items()
+    ]
+    return "\n".join(['name = "fake"\n', *tables])
 
 
 def _points() -> list[dict[str, object]]:
@@ -91,8 +105,20 @@ def _frontier(seeds: int) -> pd.DataFrame:
     )
 
 
+def _calibration(seeds: int) -> pd.DataFrame:
+    """Tenths of 800 steps each; predictions are too small in the three lowest."""
+    table = pd.MultiIndex.from_product(
+        [PREDICTS, range(1, seeds + 1), BUDGETS, range(10)], names=["policy", "seed", "budget", "decile"]
+    ).to_frame(index=False)
+    predicted = 0.02 * (table["decile"] - 2) * (1 - table["budget"])
+    realised = predicted + np.where(table["decile"] < 3, 0.006, 0.0) + 0.001 * table["seed"]
+    half = 0.004 + 0.0004 * table["decile"]
+    ends = {"low": realised - half, "high": realised + half}
+    return table.assign(steps=800, predicted=predicted, realised=realised, **ends)
+
+
 def write_fake_sweep(root: Path, *, users: int = 400, seeds: int = 2) -> Sweep:
-    """12 policies at 6 budgets and 3 floors; a user's values are its taste plus the policy's mean."""
+    """13 policies at 6 budgets and 3 floors; a user's values are its taste plus the policy's mean."""
     generator = np.random.default_rng(3)
     cells, taste = _cells(seeds), generator.normal(0, 0.03, users)
     tables = []
@@ -113,7 +139,7 @@ def write_fake_sweep(root: Path, *, users: int = 400, seeds: int = 2) -> Sweep:
                 }
             )
         )
-    config = 'name = "fake"\n'
+    config = config_of({label: RESIDENT.get(label, 0.0) for label in POLICIES})
     path = write_sweep(
         root,
         sweep_folder_name("fake", config),
@@ -122,6 +148,7 @@ def write_fake_sweep(root: Path, *, users: int = 400, seeds: int = 2) -> Sweep:
         cells=cells.drop(columns="mean"),
         per_user=pd.concat(tables),
         frontier=_frontier(seeds),
+        calibration=_calibration(seeds),
         summary={
             "name": "fake <sweep>",
             "measures": list(MEASURES),

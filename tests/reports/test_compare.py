@@ -123,7 +123,7 @@ def test_two_policies_of_a_sweep_meet_at_every_budget(sweep):
 def test_a_sweep_against_one_policy_and_against_never(sweep):
     against = compare_sweep(sweep, "hr@10", against="random")
     assert {one.label.partition(": ")[2] for one in against} == set(POLICIES) - {"random"}
-    assert len(against) == 11 * 6
+    assert len(against) == (len(POLICIES) - 1) * 6
     without = compare_sweep(sweep, "hr@10")
     assert {one.against for one in without} == {f"{sweep.name}: never"}
     assert f"{sweep.name}: always" in {one.label for one in without}  # at its own ratio of 1
@@ -197,5 +197,5 @@ def test_the_command_pairs_what_it_is_told_to(fake_run, sweep):
     assert one["at"] is None
     said = CliRunner().invoke(app, ["compare", str(sweep.path), "--against", "random", "--json"])
     told = json.loads(said.stdout)["comparisons"]
-    assert len(told) == 66
+    assert len(told) == (len(POLICIES) - 1) * 6
     assert np.unique([one["at"] for one in told]).tolist() == list(BUDGETS)

@@ -3,21 +3,19 @@ import hashlib
 import json
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from fake_sweep import NASTY, POLICIES, write_fake_sweep
+from fake_sweep import NASTY, write_fake_sweep
+from small_sweep import VALUES, small_tables, write_small
 
 from device.errors import RunError
 from reports.tradeoff_figures import markdown_table, tradeoff_figure
-from reports.tradeoff_page import render, write_tradeoff_page
+from reports.tradeoff_page import render
 from reports.tradeoff_points import load
 from reports.tradeoff_readings import area, bound_at, front, hypervolume, leads, read_at
-from simulation.sweep_folder import FILES, Sweep, sweep_folder_name, write_sweep
+from simulation.sweep_folder import FILES, Sweep, sweep_folder_name
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 REPLACED, MERGED = "optimum, pools replaced", "optimum, two lists merged"
 
 
@@ -34,43 +32,6 @@ def points(sweep):
 @pytest.fixture(scope="module")
 def html(sweep, points):
     return render(sweep, points)
-
-
-def small_tables(values: dict[tuple[str, float, int], list[float]]) -> dict[str, pd.DataFrame]:
-    """Tables of a sweep from (policy, realised ratio, seed) -> the users' values; never at 0, always at 1."""
-    cells, people = [], []
-    for cell, ((policy, ratio, seed), found) in enumerate(values.items()):
-        floor = policy in ("never", "always")
-        row = {"cell": cell, "policy": policy, "family": "floor" if floor else "ours", "seed": seed, "price": 0.0}
-        row |= {"budget": np.nan if floor else round(ratio, 1), "request_ratio": ratio, "users": 2, "steps": 2}
-        row |= {"requests": 0, "bytes_up_per_step": 10 * ratio, "bytes_down_per_step": 90 * ratio}
-        row |= {"install_bytes_per_device": 5.0, "latency_p50_s": ratio or np.nan, "latency_p95_s": ratio or np.nan}
-        cells.append(row | {"cloud_seconds_per_step": ratio, "energy_j_per_step": ratio})
-        for i, value in enumerate(found):
-            row = {"cell": cell, "user": f"u{i}", "n_steps": 1, "requests": 0, "bytes_up": 0, "bytes_down": 0}
-            people.append(row | {"cloud_seconds": 0.0, "ndcg@10": value})
-    bound = {"seed": [1, 1, 2, 2], "bound": ["best"] * 4, "request_ratio": [0.0, 0.5, 0.0, 1.0]}
-    frontier = pd.DataFrame(bound | {"ndcg@10": [0.2, 1.2, 0.2, 1.2]})
-    return {"cells": pd.DataFrame(cells), "per_user": pd.DataFrame(people), "frontier": frontier}
-
-
-VALUES = {
-    ("never", 0.0, 1): [0.0, 0.4],
-    ("always", 1.0, 1): [0.6, 1.0],
-    ("p", 0.2, 1): [0.2, 0.6],
-    ("p", 0.4, 1): [0.4, 1.0],
-    ("q", 0.2, 1): [0.1, 0.4],
-    ("never", 0.0, 2): [0.2, 0.2],
-    ("always", 1.0, 2): [0.8, 0.8],
-    ("p", 0.22, 2): [0.4, 0.4],
-    ("p", 0.44, 2): [0.6, 0.6],
-    ("q", 0.2, 2): [0.1, 0.4],
-}
-
-
-def write_small(root: Path, tables: dict[str, pd.DataFrame], **summary) -> Sweep:
-    said = {"name": "small", "measures": ["ndcg@10"], "never": "never", "always": "always"} | summary
-    return Sweep.open(write_sweep(root, "small", config_toml="", env={}, summary=said, **tables))
 
 
 def test_a_user_counts_once_with_the_mean_over_seeds(tmp_path):
@@ -169,7 +130,7 @@ def test_a_sweep_that_is_not_paired_is_refused(tmp_path, change, message):
 
 def test_the_folder_is_whole_or_absent(tmp_path, sweep):
     assert sorted(path.name for path in sweep.path.iterdir() if path.suffix != ".html") == sorted(FILES)
-    assert sweep.name == sweep_folder_name("fake", 'name = "fake"\n')
+    assert sweep.name == sweep_folder_name("fake", sweep.config_toml)
     with pytest.raises(RunError, match="no such sweep folder"):
         Sweep.open(tmp_path / "none")
     tables = small_tables(VALUES)
@@ -222,100 +183,8 @@ def test_the_static_texts(points):
     assert REPLACED not in tradeoff_figure(points, "hr@10")  # the bounds are about the first measure
     table = markdown_table(points, "ndcg@10")
     found = read_at(points, "ndcg@10", "expected gain", "requests", 0.1).recovered
-    (row,) = [line for line in table.splitlines() if line.startswith("| expected gain |")]
+    row = next(line for line in table.splitlines() if line.startswith("| expected gain |"))
     assert f" {100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] |" in row
     assert "<script>" not in table
     assert {line.count("|") for line in table.partition("\n\n")[0].splitlines()} == {7}
     assert "| device alone | 0.0 % | 0.0" in table
-
-
-@pytest.fixture
-def browser(tmp_path):
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        pytest.skip(f"{CHROMIUM} and {DRIVER} are not installed (apt-get install chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *quiet):
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
-    yield driver
-    driver.quit()
-
-
-def readings(browser) -> dict[str, list[str]]:
-    rows = browser.execute_script(
-        "return [...document.querySelectorAll('#readings tbody tr')].map(r => [...r.cells].map(c => c.innerText))"
-    )
-    return {row[0].split("\n")[0]: [cell.replace("\n", " ") for cell in row[1:]] for row in rows}
-
-
-def choose(browser, name: str, value: str) -> None:
-    browser.execute_script(
-        "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
-        "s.dispatchEvent(new Event('input')); s.dispatchEvent(new Event('change'))",
-        name,
-        value,
-    )
-
-
-def expected_cells(points, policy: str, at: float) -> list[str]:
-    found = read_at(points, "ndcg@10", policy, "requests", at)
-
-    def share(one):
-        return f"{100 * one.mean:.0f} % [{100 * one.low:.0f}, {100 * one.high:.0f}]"
-
-    value = f"{found.value.mean:.4f} [{found.value.low:.4f}, {found.value.high:.4f}]"
-    return [value, share(found.recovered), share(found.of_bound[REPLACED])]
-
-
-@pytest.mark.browser
-def test_moving_the_budget_and_the_axis_in_a_browser(sweep, points, browser):
-    target = write_tradeoff_page(sweep.path)
-    browser.set_window_size(1200, 900)
-    browser.get(target.as_uri())
-    slider = browser.find_element("id", "budget")
-    assert browser.find_element("id", "budget-text").text == "20.0 %"
-    first = readings(browser)
-    assert len(first) == len(POLICIES) + 4  # three floors and the chosen bound
-    for policy in ("expected gain", "random", NASTY):
-        assert first[policy][:3] == expected_cells(points, policy, 0.2)  # the script agrees with the statistics
-    means = [float(cells[0].split()[0]) for cells in first.values()]
-    assert means == sorted(means, reverse=True)
-
-    slider.send_keys("\ue012" * 20)  # 20 steps to the left
-    at = float(browser.find_element("id", "budget-text").text.removesuffix(" %")) / 100
-    assert 0.05 < at < 0.2
-    assert slider.get_attribute("aria-valuetext") == f"{100 * at:.1f} %"
-    moved = readings(browser)
-    assert moved["expected gain"][:3] == expected_cells(points, "expected gain", at)
-    assert moved["expected gain"] != first["expected gain"]
-    assert f"At {100 * at:.1f} %" in browser.find_element("id", "reading").text
-    choose(browser, "budget", "0")
-    assert readings(browser)["random"] == ["–"] * 4  # no policy is read where it has no points
-
-    before = browser.find_element("id", "chart").get_attribute("innerHTML")
-    choose(browser, "axis", "bytes")
-    after = browser.find_element("id", "chart").get_attribute("innerHTML")
-    assert before != after
-    assert "Bytes per step" in browser.find_element("id", "chart").text
-    assert browser.find_elements("css selector", "#chart .bound") == []  # bounds are about requests
-    choose(browser, "measure", "hr@10")
-    assert "HR@10" in browser.find_element("css selector", "#readings thead").text
-    lines = len(browser.find_elements("css selector", "#chart g.line"))
-    browser.find_element("css selector", "#legend button").click()
-    assert len(browser.find_elements("css selector", "#chart g.line")) == lines - 1
-    choose(browser, "against", NASTY)
-    assert NASTY in browser.find_element("id", "leads-lead").text
-    assert browser.find_elements("css selector", "#leads td.sure")
-
-    browser.set_window_size(500, 800)
-    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    inside = ("data:", "chrome:", "chrome-untrusted:")  # the browser's own first tab is chrome://
-    assert [url for url in urls if not url.startswith(inside)] == [target.as_uri()]

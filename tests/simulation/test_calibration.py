@@ -3,105 +3,33 @@ from itertools import product
 
 import numpy as np
 import pytest
-from loop_parts import Dot, Drawn, Scripted, random_timeline
+from loop_parts import Dot, Drawn, random_timeline, service
 
-from cloud.gateway import Service
-from device.fleet import Setup
 from device.fusion import Fusion
-from device.messages import Codec
-from device.policy import Always, Consistency, Every, Never, Random
+from device.policy import Consistency, Random
 from device.scoring import ModelScorer
 from device.seeds import rng
-from simulation import choosing
+from device.setup import Setup
+from simulation import calibration, choosing
 from simulation import prepare as preparing
-from simulation.calibration import ALPHAS, NORMALISATIONS, Rehearsal, Watch, find_fusion, find_price, find_prices, ndcg
+from simulation.calibration import ALPHAS, NORMALISATIONS, Rehearsal, Watch, find_fusion, ndcg
+from simulation.chosen import Chosen
 from simulation.config_tables import ExperimentConfig
 from simulation.metrics import NDCG
-from simulation.network import Ideal
+from simulation.stage import on_validation
 
 N = 80
 
 
 def validation(devices=50, steps=8, link=None, seconds=None, seed=0):
     lived = random_timeline(devices, steps, N, seed=seed)
-    service = Service(
-        generator=Drawn(N),
-        n_items=N,
-        pool=30,
-        history=lived.histories.shape[1],
-        upload=lived.histories.shape[1],
-        codec=Codec(),
-        gflops=1.0,
-        seconds=seconds,
-        carriers=[link or Ideal()],
-        tier=lived.tier,
-        rows=[None],
-        cache_rows=0,
-        seed=5,
-    )
-    return Rehearsal(lived, service, [1000], slots=30)
+    made = service(lived, Drawn(N), N, pool=30, link=link, seconds=seconds)
+    return Rehearsal(lived, made, [1000], slots=30)
 
 
 def setups(policy, price=0.0, fusion=None):
     model = Dot(N)
     return [Setup(ModelScorer(model, model.init(rng(1, "w"))), policy, fusion or Fusion(), price, seed=3)]
-
-
-def ratio_at(replayed, policy, price):
-    return replayed.run(setups(policy, price))["asked"].mean()
-
-
-@pytest.mark.parametrize("wanted", [0.1, 0.5])
-@pytest.mark.parametrize("policy", [Random(), Every(), Consistency("footrule"), Consistency("rbo")])
-def test_the_price_gives_the_wanted_ratio(policy, wanted):
-    replayed = validation()
-    price = find_price(replayed, setups(policy), wanted)
-    assert abs(ratio_at(replayed, policy, price) - wanted) < 0.02  # of 400 steps
-
-
-@pytest.mark.parametrize("policy", [Random(), Every(), Consistency()])
-def test_the_price_allows_for_waiting(policy):
-    # A reply takes 12 s of steps of 10 s: after a request one step passes in waiting, so at most half can be asked.
-    replayed = validation(link=Scripted([(False, 6.0)]), seconds=0.0)
-    price = find_price(replayed, setups(policy), 0.3)
-    assert abs(ratio_at(replayed, policy, price) - 0.3) < 0.02
-    out_of_reach = find_price(replayed, setups(policy), 0.9)
-    assert ratio_at(replayed, policy, out_of_reach) == pytest.approx(0.5, abs=0.02)
-
-
-@pytest.mark.parametrize("policy", [Random(), Every(), Consistency("rbo")])
-def test_several_ratios_share_their_replays(policy, monkeypatch):
-    ratios = [0.5, 0.1, 0.3, 0.1, 0.05]
-    replayed, seen, real = validation(), [], Rehearsal.run
-
-    def spy(self, setups, *arguments, **named):
-        seen.append(setups[0].price)
-        return real(self, setups, *arguments, **named)
-
-    monkeypatch.setattr(Rehearsal, "run", spy)
-    prices = find_prices(replayed, setups(policy), ratios)
-    assert len(seen) == len(set(seen))  # no price is tried twice
-    together = len(seen)
-    alone = []
-    for ratio in ratios:
-        seen.clear()
-        find_price(replayed, setups(policy), ratio)
-        alone.append(len(seen))
-    assert together < sum(alone)
-    assert prices[1] == prices[3]
-    order = np.argsort(ratios)
-    assert (np.diff(np.array(prices)[order]) <= 0).all()  # more requests at a lower price
-    for price, ratio in zip(prices, ratios, strict=True):
-        assert abs(ratio_at(replayed, policy, price) - ratio) < 0.02
-
-
-def test_no_ratio_needs_no_price():
-    assert find_prices(validation(5, 3), setups(Random()), []) == []
-
-
-@pytest.mark.parametrize("policy", [Never(), Always()])
-def test_a_policy_without_a_scale_has_no_price(policy):
-    assert find_price(validation(5, 3), setups(policy), 0.3) == 0.0
 
 
 def brute_force(replayed, policy, price):
@@ -159,6 +87,14 @@ def test_watching_changes_nothing():
     assert ndcg(watch.together(), Fusion()) == pytest.approx(NDCG(10).of(plain["rank"], plain["ties"]).mean())
 
 
+def test_fusions_look_at_some_devices_of_a_large_replay(monkeypatch):
+    """400 steps where 100 suffice: every fourth device, with all of its steps."""
+    monkeypatch.setattr(calibration, "FUSION_ROWS", 100)
+    seen = calibration.watched(validation(50, 8), setups(Consistency(), 0.5))
+    taken = validation(50, 8).timeline.items[::4]
+    assert sorted(seen.taken.tolist()) == sorted(taken.ravel().tolist())
+
+
 def config(**changes):
     tables = {
         "name": "calibration",
@@ -185,7 +121,7 @@ def silent(line):
 
 def test_validation_ends_where_the_test_begins(tmp_path):
     prepared = preparing.prepare(config(), tmp_path, silent)
-    split, replayed = prepared.split, choosing.validation_replay(prepared)
+    split, replayed = prepared.split, on_validation(prepared).base
     assert replayed.timeline.items.shape == (40, 5)
     for row, user in enumerate(prepared.users):
         begin, end = split.train_end[user], split.valid_end[user]
@@ -268,7 +204,7 @@ def test_choices_are_made_once_and_kept(tmp_path, monkeypatch):
         device={"model": {"class": "loop_parts:Dot"}, "history": 6, "fusion": {"alpha": 0.3, "normalise": "rank"}},
     )
     given = choosing.choose(preparing.prepare(fixed, tmp_path, silent), silent)
-    assert list(given.values()) == [preparing.Chosen(0.7, Fusion(0.3, "rank"))]
+    assert list(given.values()) == [Chosen(0.7, Fusion(0.3, "rank"))]
 
 
 SIZES = {
@@ -288,7 +224,7 @@ def test_bytes_of_the_three_ways_to_hold_the_item_table(tmp_path, items):
     assert prepared.model_bytes == [SIZES[items]]
     (rows,) = prepared.service.rows
     assert (rows is not None) == (items == "streamed")
-    policy, chosen = prepared.config.all_policies[0], preparing.Chosen(0.0, Fusion(0.5, "rank"))
+    policy, chosen = prepared.config.all_policies[0], Chosen(0.0, Fusion(0.5, "rank"))
     (setup,) = preparing.setups(prepared.config, prepared.installed, policy, chosen, prepared.popular)
     assert setup.cache_rows == (40 if items == "streamed" else 0)
     table, exact = setup.scorer.params["table"], Dot(60, 6).init(rng(4, "device model", "phone"))["table"]

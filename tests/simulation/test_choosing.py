@@ -15,7 +15,8 @@ from simulation import choosing
 from simulation.calibration import Rehearsal
 from simulation.choosing import Chooser, choose, handling
 from simulation.config_tables import ExperimentConfig, FusionTable
-from simulation.prepare import make_policy, prepare
+from simulation.objects import make_policy
+from simulation.prepare import prepare
 from simulation.sharing import SharedScores
 
 MERGED = {"update": "merge", "delta": True, "fusion": "by-age"}

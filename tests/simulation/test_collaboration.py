@@ -16,7 +16,9 @@ from device.seeds import draws
 from simulation.collaboration import STAGES, Course
 from simulation.config import load_config
 from simulation.config_tables import ExperimentConfig
-from simulation.objects import Shelf, course, make_generator, make_split, tiers, trained_reranker
+from simulation.installing import course, trained_reranker
+from simulation.objects import make_generator, make_split, tiers
+from simulation.shelf import Shelf
 
 SMALL = "[device.collaboration]\nepochs = 1\nbeams = 4\nwidth = 12\n\n[device.training]"
 

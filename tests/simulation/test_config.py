@@ -12,7 +12,8 @@ from device.errors import ConfigError
 from device.models.torch_model import as_device_model
 from simulation.build import build
 from simulation.config import check, load_config, read_toml
-from simulation.config_tables import ExperimentConfig, Plugin
+from simulation.config_parts import Plugin
+from simulation.config_tables import ExperimentConfig
 from simulation.evaluate import EvaluationConfig
 from simulation.objects import make_links, make_policy, tiers
 
@@ -235,6 +236,14 @@ def test_streamed_rows_need_room(small: Path) -> None:
     assert load_config(changed(small, (old, new.format(80)))).device.cache_rows == 80
     (line,) = refused(changed(small, (old, new.format(79).replace("streamed", "resident"))))
     assert "cache_rows has an effect with" in line
+
+
+def test_streamed_rows_need_room_for_the_slots_of_every_policy(small: Path) -> None:
+    tables = 'width = 8\n[device]\nitems = "streamed"\nhistory = 30\ncache_rows = {}'
+    merging = '[[policies]]\nclass = "device.policy:Always"\nupdate = "merge"\nslots = 120\n'
+    (line,) = refused(changed(small, ("width = 8", tables.format(149)), more=merging))
+    assert "room for the pool of policy 'always merge' and one history, 150 rows" in line
+    assert load_config(changed(small, ("width = 8", tables.format(150)), more=merging)).device.cache_rows == 150
 
 
 def test_the_cloud_must_know_the_rows_a_device_needs(small: Path) -> None:

@@ -20,7 +20,7 @@ from simulation.config_tables import ExperimentConfig
 from simulation.fairness import Allowance, activity, by_group, spending
 from simulation.in_time import check as check_wave
 from simulation.in_time import live
-from simulation.pricing import Pricing, budget_of, curve_of, expected_ratios, pricing
+from simulation.pricing import Pricing, around, budget_of, curve_of, expected_ratios, pricing
 from simulation.replay import Wave
 from simulation.traces import TraceLink
 
@@ -92,9 +92,9 @@ def test_the_price_stays_within_the_budget_of_each_tier():
 
 
 def test_what_a_budget_is_expected_to_pay_for():
-    """2 devices, 9 steps in an hour: a load of 9; 3 requests cost 300 bytes, 100 each; 450 an hour pay for 4.5 of 9."""
+    """Between the quartiles, 1000 s and 3000 s, are 4 of 8 steps: 7.2 an hour. 360 bytes pay for 3.6 of them at 100."""
     at = np.full((2, 5), np.inf)
-    at[0], at[1, :4] = np.linspace(0, 3600, 5), [10, 20, 30, 40]
+    at[0], at[1, :3] = np.linspace(0, 4000, 5), [1000, 2000, 3000]
     lived = replace(random_timeline(2, 5, N), at=at)
     ledger = {
         "device": np.array([0, 0, 0, 1, 1, 1]),
@@ -104,21 +104,34 @@ def test_what_a_budget_is_expected_to_pay_for():
         "cloud_s": np.array([0, 0, 2.0, 2.0, 2.0, 0]),
     }
     assert expected_ratios(
-        Budget(bytes_per_hour=450.0), lived, ledger, devices=len(lived.devices)
+        Budget(bytes_per_hour=360.0), lived, ledger, devices=len(lived.devices)
     ).tolist() == pytest.approx([0.5])
-    # 2 s each: 1.8 s an hour pay for 0.9 requests of 9.
+    # 2 s each: 1.44 s an hour pay for 0.72 requests of 7.2.
     assert expected_ratios(
-        Budget(cloud_seconds_per_hour=1.8), lived, ledger, devices=len(lived.devices)
+        Budget(cloud_seconds_per_hour=1.44), lived, ledger, devices=len(lived.devices)
     ).tolist() == pytest.approx([0.1])
     assert expected_ratios(Budget(requests_per_step=0.3), lived, ledger, devices=len(lived.devices)).tolist() == [0.3]
     assert expected_ratios(Budget(bytes_per_hour=1e9), lived, ledger, devices=len(lived.devices)).tolist() == [0.9]
 
 
-def test_a_policy_without_varied_urgencies_keeps_its_price():
-    assert curve_of(np.array([np.inf, np.nan], np.float32), 0.3).price(np.array([-5.0, 5.0])).tolist() == [0.3, 0.3]
-    lived = {"device": np.array([0, 1, 0, 1]), "urgency": np.array([0.1, 5, 0.3, 9], np.float32)}
-    made = pricing(Budget(bytes_per_hour=[1.0, 2.0]), lived, np.array([0, 1]), price=0.0, ratios=np.array([0.25, 0.5]))
-    assert [round(float(c.price(np.zeros(1))[0]), 3) for c in made.curves] == [0.2, 7.0]
+def test_a_policy_that_prices_do_not_move_keeps_its_own():
+    assert curve_of(np.array([0.3]), np.array([0.5]), 0.3).price(np.array([-5.0, 5.0])).tolist() == [0.3, 0.3]
+    assert curve_of(np.array([2.0, 1.0]), np.array([0.5, 0.5]), 0.3).price(np.array([0.0])).tolist() == [0.3]
+
+
+def test_curves_are_the_responses_to_prices():
+    """Of 9 steps of a tier 2 or 7 are asked: (2.5 / 10, 7.5 / 10) are odds of 1 to 3 and 3 to 1."""
+    device = np.repeat([0, 1], 9)
+    few, many = np.arange(18) % 9 < 2, np.arange(18) % 9 < 7
+    lived = {
+        1.0: {"device": device, "asked": np.where(device == 0, many, few)},
+        3.0: {"device": device, "asked": np.where(device == 0, few, few)},
+    }
+    made = pricing(Budget(bytes_per_hour=[1.0, 2.0]), lived, np.array([0, 1]), price=2.5, ratios=np.array([0.25, 0.5]))
+    asked, still = made.curves
+    assert asked.price(np.log([1 / 3, 1, 3])).tolist() == pytest.approx([3.0, 2.0, 1.0])
+    assert still.price(np.zeros(1)).tolist() == [2.5]
+    assert around(0.5) == pytest.approx([0.18243, 0.81757], abs=1e-5)  # 1 / (1 + exp(1.5)), 1 / (1 + exp(-1.5))
     assert made.lease(0).steps == 4
     assert made.lease(1).steps == 2
     again = Pricing.from_json(made.to_json())

@@ -61,9 +61,28 @@ def test_declared_radios_are_those_of_the_sources():
     assert lte.up_j_per_byte * 125_000 == pytest.approx(0.55990, abs=1e-5)
     # and at 27.1 Mbit/s down: 51.97 + 1288.04 / 27.1 = 99.499 mJ per Mbit
     assert lte.down_j_per_byte * 125_000 == pytest.approx(0.099499, abs=1e-6)
-    # 3G: 803.9 mW x 8.0882 s + 601.3 mW x 824.2 ms = 6.9977 J
-    assert RADIOS["3g"].tail_w * RADIOS["3g"].tail_s == pytest.approx(6.9977, abs=1e-4)
-    assert RADIOS["wifi"].tail_w * RADIOS["wifi"].tail_s < 0.03 < RADIOS["3g"].wake_j
+    umts = RADIOS["3g"]  # promotion 659.4 mW x 582.1 ms = 0.38384 J
+    assert umts.wake_j == pytest.approx(0.38384, abs=1e-5)
+    # 803.9 mW x 8.0882 s in DCH + 601.3 mW x 824.2 ms in FACH = 6.5021 + 0.4956 = 6.9977 J in 8.9124 s
+    assert umts.tail_s == pytest.approx(8.9124)
+    assert umts.tail_w * umts.tail_s == pytest.approx(6.9977, abs=1e-4)
+    # at our 2.66 Mbit/s up: 868.98 + 817.88 / 2.66 = 1176.45 mJ per Mbit, at 13.2 down: 122.12 + 817.88 / 13.2 = 184.08
+    assert (umts.up_j_per_byte * 125_000, umts.down_j_per_byte * 125_000) == pytest.approx((1.17645, 0.18408), abs=1e-5)
+    wifi = RADIOS["wifi"]  # promotion 124.4 mW x 79.1 ms = 9.84 mJ; tail 119.3 mW for 238.1 ms
+    assert wifi.wake_j == pytest.approx(0.00984, abs=1e-6)
+    assert (wifi.tail_w, wifi.tail_s) == (0.1193, 0.2381)
+    # at our 21.6 up: 283.17 + 132.86 / 21.6 = 289.32 mJ per Mbit; at 43.2 down: 137.01 + 132.86 / 43.2 = 140.09
+    assert (wifi.up_j_per_byte * 125_000, wifi.down_j_per_byte * 125_000) == pytest.approx((0.28932, 0.14009), abs=1e-5)
+
+
+def test_a_request_on_lte_costs_its_tail():
+    """A request of 90 bytes and a reply of 110 a tenth of a second later, over LTE.
+
+    Promotion 1.2107 W x 0.2601 s = 0.3149 J, awake 0.1 + 11.576 s at 1.06 W = 12.3766 J,
+    bytes 90 x 8e-6 x 0.55990 + 110 x 8e-6 x 0.099499 = 0.0005 J: 12.692 J, of which 98 % for staying awake.
+    """
+    asked = ledger([(0, 0.0, "up", "request", 90), (0, 0.1, "down", "candidates", 110)])
+    assert radio_energy(RADIOS["4g"], asked, 1) == pytest.approx([12.692], abs=1e-3)
 
 
 def test_the_radio_follows_the_link_unless_the_table_says_otherwise():

@@ -4,16 +4,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from loop_parts import Dot, Drawn, random_timeline, timeline
+from loop_parts import Dot, Drawn, Fixed, random_timeline, service, timeline
 
-from cloud.gateway import Service
-from cloud.generator import Generated
-from device.fleet import Setup
 from device.fusion import OWN, Fusion, FusionByAge
 from device.messages import Codec
 from device.policy import Never, Random
 from device.scoring import ModelScorer
 from device.seeds import rng
+from device.setup import Setup
 from simulation.calibration import Rehearsal
 from simulation.experience import CloudOrder, gather, joined
 from simulation.metrics import NDCG
@@ -30,36 +28,9 @@ def gain(place):
 
 
 def rehearsal(lived, generator, *, pool, slots=None, delta=False, codec=None):
-    length = lived.histories.shape[1]
-    service = Service(
-        generator=generator,
-        n_items=N,
-        pool=pool,
-        history=length,
-        upload=length,
-        codec=codec or Codec(),
-        gflops=1.0,
-        seconds=0.0,
-        carriers=[Ideal()],
-        tier=lived.tier,
-        rows=[None],
-        cache_rows=0,
-        seed=5,
-        delta_slots=(slots or pool) if delta else 0,
-    )
-    return Rehearsal(lived, service, [0], slots=slots or pool)
-
-
-class Fixed:
-    """A list per number of items known, best first."""
-
-    def __init__(self, lists):
-        self.lists = np.array(lists, np.int32)
-
-    def generate(self, histories, k, *, rng):
-        items = self.lists[(histories > 0).sum(1)]
-        scores = np.tile(-np.arange(items.shape[1], dtype=np.float32), (len(items), 1))
-        return Generated(items, scores, np.ones(len(items)), None)
+    held = slots or pool
+    made = service(lived, generator, N, pool=pool, codec=codec or Codec(), delta_slots=held if delta else 0)
+    return Rehearsal(lived, made, [0], slots=held)
 
 
 def toy(update):

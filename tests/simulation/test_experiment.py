@@ -12,7 +12,9 @@ import pytest
 from simulation import schema
 from simulation.config import load_config
 from simulation.config_tables import PolicyTable
-from simulation.experiment import finished, keep, labelled, leakage, protocol, slug, together
+from simulation.experiment import labelled, together
+from simulation.kept import finished, keep, slug
+from simulation.protocol import leakage, protocol
 from simulation.runs import FILES, Run
 
 TINY = Path(__file__).parents[1] / "golden" / "neural.toml"
@@ -245,7 +247,7 @@ def test_a_full_disk_leaves_nothing_aside(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("simulation.experiment.os.replace", full)
+    monkeypatch.setattr("simulation.kept.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         keep(tmp_path, policy(), *columns())
     assert not list(tmp_path.iterdir())

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from device.fusion import AGE_EDGES, OWN, FusionByAge
-from simulation.fusing import CLASSES, MOST_ROWS, Problem, Shown, learn_fusion, of_weights
+from device.fusion import AGE_EDGES, OWN, Fusion, FusionByAge
+from simulation.fusing import CLASSES, Problem, Shown, learn_fusion, of_weights
 
 AGES = np.array([0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, OWN])  # one per class
 
@@ -135,10 +135,10 @@ def test_weights_survive_json():
     np.testing.assert_array_equal(np.float32(weights[1 : 1 + CLASSES]), np.float32(made.cloud_weight))
 
 
-def test_a_large_experience_is_thinned_evenly(monkeypatch):
+@pytest.mark.parametrize("near", [Fusion(0.3), PLANTED, FusionByAge(3.0, (2.0,) * CLASSES, (-1.0,) * CLASSES)])
+def test_where_the_search_begins_does_not_matter(near):
     shown = drawn(300, PLANTED)
-    monkeypatch.setattr("simulation.fusing.MOST_ROWS", 100)
-    rows = np.linspace(0, 299, 100).astype(int)
-    thin = Shown(*(getattr(shown, name)[rows] for name in Shown.__slots__))
-    assert learn_fusion(shown) == learn_fusion(thin)
-    assert MOST_ROWS >= 10_000
+    found, known = learn_fusion(shown, near), learn_fusion(shown)
+    np.testing.assert_allclose(found.cloud_weight, known.cloud_weight, atol=0.02)
+    np.testing.assert_allclose(found.bias, known.bias, atol=0.02)
+    assert found.device_weight == pytest.approx(known.device_weight, abs=0.02)

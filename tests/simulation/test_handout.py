@@ -9,9 +9,10 @@ import pytest
 from device.errors import RunError
 from device.fusion import AGE_EDGES, Fusion, FusionByAge
 from device.seeds import rng
+from simulation.chosen import Chosen
 from simulation.config import load_config
 from simulation.handout import Handout, bounds, read_handout, write_handout
-from simulation.prepare import Chosen, Prepared, prepare
+from simulation.prepare import Prepared, prepare
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHOSEN = {label: Chosen(0.25, Fusion(0.3, "minmax")) for label in ("never", "always", "every steps=2")}

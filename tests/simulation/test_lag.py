@@ -11,7 +11,7 @@ from device.errors import ConfigError
 from device.model import Items, Scores
 from device.seeds import Draws
 from simulation.data.dataset import Dataset, Split
-from simulation.lag import LAGS, lag_table, lagged, lagged_lists
+from simulation.lag import LAGS, Lagged, lag_table, lagged, lagged_lists, ranked
 from simulation.statistics import paired_difference
 
 
@@ -69,10 +69,22 @@ def fresh(histories: Items, candidates: Items) -> Scores:
     return (3 - (candidates - histories[:, -1:] - 1) % 300).astype(np.float32)
 
 
+def made(split: Split, k: int, pool: int = 10) -> Lagged:
+    return lagged_lists(TopK(Successor(300)), fresh, split, k=k, length=5, pool=pool, seed=1)
+
+
+def test_empty_places_come_last() -> None:
+    scores = np.array([[3.0, 2, 2, 9], [3, 2, 1, 0], [3, 3, 3, 0]])
+    lists = ranked(scores, ids([5, 6, 7, 0], [5, 6, 7, 8], [5, 6, 7, 8]))
+    rank, ties = lists.place(np.array([7, 9, 5], np.int32))
+    assert rank.tolist() == [2, 0, 1]  # the empty place with score 9 comes last
+    assert ties.tolist() == [2, 1, 3]
+
+
 def test_the_lag_moves_the_target_down_the_list_by_as_much() -> None:
     """The cloud k items behind lists the target at place k + 1; the device, which is not behind, puts it first."""
     split = world()
-    table = lag_table(TopK(Successor(300)), fresh, split, length=5, pool=10)
+    table = lag_table([made(split, k) for k in LAGS])
     assert table.lags == LAGS == (0, 1, 2, 4, 8)
     assert len(table.users) == 69
     assert 5 not in table.users
@@ -89,7 +101,8 @@ def test_the_lag_moves_the_target_down_the_list_by_as_much() -> None:
 
 
 def test_a_list_too_old_no_longer_holds_the_target() -> None:
-    table = lag_table(TopK(Successor(300)), fresh, world(), length=5, lags=(2, 4), pool=4)
+    table = lag_table([made(world(), k, pool=4) for k in (2, 4)])
+    assert table.lags == (2, 4)
     assert table.recall.mean(1).tolist() == [1.0, 0.0]
     assert (table.values[1] == 0).all()
 
@@ -102,9 +115,9 @@ def test_the_cloud_sees_as_many_items_as_without_lag() -> None:
             seen.append(histories)
             return super().scores(histories, rng)
 
-    made = lagged_lists(TopK(Watched(300)), fresh, world(), k=2, length=5, pool=4, seed=1)
+    lists = lagged_lists(TopK(Watched(300)), fresh, world(), k=2, length=5, pool=4, seed=1)
     # User 0 walks 1..12; its target is 12, the device knows 7..11, the cloud 5..9 (and TopK pads no further).
-    assert made.targets[0] == 12
+    assert lists.targets[0] == 12
     assert seen[0][0].tolist() == [5, 6, 7, 8, 9]
-    assert made.items[0].tolist() == [10, 11, 12, 13]
-    assert made.device_scores[0].tolist() == [3 - 298, 3 - 299, 3, 2]
+    assert lists.items[0].tolist() == [10, 11, 12, 13]
+    assert lists.device_scores[0].tolist() == [3 - 298, 3 - 299, 3, 2]

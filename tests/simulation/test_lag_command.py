@@ -13,7 +13,8 @@ from simulation.config import load_config
 from simulation.lag import LAGS, MEASURES
 from simulation.lag_report import ROWS, LagReport, lag_report, lists, measured, rescore
 from simulation.lsc4rec import RULES
-from simulation.objects import Shelf, make_split
+from simulation.objects import make_split
+from simulation.shelf import Shelf
 from simulation.statistics import mean_interval, paired_difference
 
 SMALL = (

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device.errors import ConfigError, ContractError
-from simulation.oracle import Rewards, best_by_budget, best_value, frontier, merged, replaced, share_of_gain
+from simulation.oracle import Rewards, best_by_budget, best_value, frontier, merged, replaced
 
 N = np.nan
 
@@ -109,7 +109,7 @@ def test_the_fleets_frontier_by_hand():
     # Device 1 has 2 steps: never 0.25 + 0 = 0.25, one request 0.25 + 0.5 = 0.75, in means by 0.5 / 2 = 0.25.
     other = [[0.25, 0.0, N], [N, 0.5, N], [N, N, N]]
     rewards = replaced(np.concatenate([THREE_STEPS, np.array([other], np.float32)]))
-    curve = frontier(best_by_budget(rewards, 2), rewards.steps)
+    curve = frontier([(best_by_budget(rewards, 2), rewards.steps)])
     # 5 steps in all; device 1 asks first though its sum rises by less: its mean rises by more
     assert curve.request_ratio.tolist() == [0.0, 1 / 5, 3 / 5]
     assert curve.price == pytest.approx([np.inf, 0.25, 0.625 / 3])
@@ -127,7 +127,7 @@ def mean_of(plan, price, steps):
 def test_every_point_of_the_frontier_is_what_one_price_gives(seed):
     worlds, steps, _ = random_case(seed)
     for rewards, _table in worlds:
-        curve = frontier(best_by_budget(rewards, rewards.longest - 1), steps)
+        curve = frontier([(best_by_budget(rewards, rewards.longest - 1), steps)])
         for point, low in enumerate([*curve.price[1:], 0.0]):
             upper = curve.price[point] if point else low + 1.0
             if upper - low < 1e-9:  # two prices that differ in their last bits only
@@ -142,7 +142,7 @@ def test_every_point_of_the_frontier_is_what_one_price_gives(seed):
 def test_no_allocation_of_requests_to_users_lies_above_the_frontier(seed):
     worlds, steps, _ = random_case(seed)
     for rewards, table in worlds:
-        curve = frontier(best_by_budget(rewards, rewards.longest - 1), steps)
+        curve = frontier([(best_by_budget(rewards, rewards.longest - 1), steps)])
         users = [enumerated(table[d], n) for d, n in enumerate(steps)]
         best = [[max(r for k, r in users[d] if k == asked) for asked in range(n)] for d, n in enumerate(steps)]
         for asked in product(*(range(n) for n in steps)):
@@ -150,6 +150,24 @@ def test_no_allocation_of_requests_to_users_lies_above_the_frontier(seed):
             assert mean <= curve.at(sum(asked) / steps.sum()) + 1e-9
         assert (np.diff(curve.request_ratio) > 0).all()
         assert (np.diff(curve.price) < 0).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_fleet_cut_into_parts_has_the_same_frontier(seed):
+    """Each part knows budgets up to its own longest device only."""
+    rng = np.random.default_rng(seed)
+    steps = np.sort(rng.integers(1, 8, 9))[::-1]
+    table = rng.random((9, 7, 7)).astype(np.float32)
+    made, step = np.arange(7)[:, None], np.arange(1, 8)
+    table[~((made < step) & (step <= steps[:, None, None]))] = N
+
+    def part(rows):
+        longest = steps[rows].max()
+        return best_by_budget(replaced(table[rows, :longest, :longest]), longest - 1), steps[rows]
+
+    whole, cut = frontier([part(slice(0, 9))]), frontier([part(slice(*ends)) for ends in ((0, 2), (2, 3), (3, 9))])
+    for name in ("request_ratio", "mean_reward", "price"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name))
 
 
 @st.composite
@@ -219,14 +237,6 @@ def test_each_step_is_asked_for_once_and_in_order():
 
     best_by_budget(merged(np.array([4, 2]), at), 2)
     assert called == [1, 2, 3, 4]
-
-
-def test_share_of_gain():
-    # (0.06 - 0.04) / (0.08 - 0.04) = 0.5; losing against never asking is negative; no room, no share
-    shares = share_of_gain([0.06, 0.03, 0.5], [0.04, 0.04, 0.5], [0.08, 0.08, 0.5])
-    assert shares[:2] == pytest.approx([0.5, -0.25])
-    assert np.isnan(shares[2])
-    assert float(share_of_gain(0.3, 0.1, 0.5)) == pytest.approx(0.5)
 
 
 def test_what_cannot_be_is_refused_with_its_place():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cloud.generator import CandidateGenerator, Generated
+from cloud.generator import CandidateGenerator, Generated, TopK
 from device.model import Items
 from device.seeds import Draws, draws
 from simulation.remembering import Remembering
@@ -106,3 +106,51 @@ def test_a_list_that_is_too_long_is_not_hidden() -> None:
             return super().generate(histories, k + 2, rng=rng)
 
     assert ask(Remembering(Long()), [(1, 1)]).items.shape == (1, 5)
+
+
+class Nested(Drawn):
+    """A shorter list is the beginning of a longer one."""
+
+    nested = True
+
+    def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
+        made = super().generate(histories, 9, rng=rng)
+        return Generated(made.items[:, :k], made.scores[:, :k], made.flops, made.seconds)
+
+
+@given(st.lists(st.tuples(batch, st.integers(2, 6)), min_size=1, max_size=8))
+def test_lists_that_begin_alike_are_made_once_at_full_length(batches: list[tuple[list[tuple[int, int]], int]]) -> None:
+    inner = Nested()
+    remembering = Remembering(inner, longest=6)
+    for pairs, k in batches:
+        assert same(ask(remembering, pairs, k=k), ask(Nested(), pairs, k=k))
+    assert len(inner.asked) == len({one for pairs, _ in batches for one in pairs})
+
+
+def test_generators_that_do_not_say_so_are_asked_for_each_length() -> None:
+    inner = Drawn()
+    remembering = Remembering(inner, longest=6)
+    assert same(ask(remembering, [(1, 1)], k=3), ask(Drawn(), [(1, 1)], k=3))
+    assert same(ask(remembering, [(1, 1)], k=5), ask(Drawn(), [(1, 1)], k=5))
+    assert len(inner.asked) == 2
+
+
+def test_the_best_of_a_catalogue_begin_alike() -> None:
+    """TopK says that its lists are nested; they are, also where scores are equal."""
+    made = TopK(Flat())
+    rows = np.array([[1, 2], [0, 3]], np.int32)
+    rng = draws(0, "generator", np.arange(2), np.arange(2))
+    short, long = (made.generate(rows, k, rng=rng) for k in (3, 7))
+    assert made.nested
+    np.testing.assert_array_equal(short.items, long.items[:, :3])
+    np.testing.assert_array_equal(short.scores, long.scores[:, :3])
+
+
+class Flat:
+    """Many equal scores."""
+
+    def scores(self, histories: Items, rng: Draws) -> NDArray[np.float32]:
+        return np.tile(np.array([0, 1, 2, 2, 2, 1, 2, 0, 1, 1, 2], np.float32), (len(histories), 1))
+
+    def flops(self, histories: Items) -> NDArray[np.float64]:
+        return np.zeros(len(histories))

@@ -7,12 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from views import Fixed, auc, rows, view
 
 from device.errors import ConfigError, ContractError
 from device.messages import encode_patch
 from device.models.sasrec import SASRec
-from device.policies.gain import FEATURES, HIDDEN, Gain, Seen, network, out_of_pool
+from device.policies.fitting import PredictsGain, summed_gain
+from device.policies.gain import FEATURES, HIDDEN, Gain, Seen, out_of_pool
 from device.policy import Experience, LearnedPolicy, RequestPolicy, View
 from device.seeds import rng
 
@@ -126,7 +128,7 @@ def test_the_same_seed_learns_the_same():
     small = lived(rule, waves=1, size=200)
     one, two, other = (gain.fit(small, rng(seed, "gain")) for seed in (0, 0, 1))
     assert all((one[name] == two[name]).all() for name in one)
-    assert (one["w1"] != other["w1"]).any()
+    assert (one["hidden.weight"] != other["hidden.weight"]).any()
 
 
 def test_what_is_installed_is_small(taught):
@@ -195,7 +197,7 @@ def test_a_feature_can_be_left_out(name):
     place = list(FEATURES).index(name)
     np.testing.assert_array_equal(without.features(seen), np.delete(whole.features(seen), place, axis=1))
     learned = without.fit(lived(rule, waves=1, size=100), rng(0, "gain"))
-    assert learned["w1"].shape == (13, HIDDEN)
+    assert learned["hidden.weight"].shape == (13, HIDDEN)
     assert np.isfinite(without.taught(learned).urgency(seen, rows(seen))).all()
 
 
@@ -270,14 +272,50 @@ def test_nobody_is_asked(taught):
 
 def test_what_cannot_be_is_said():
     seen = lively(3)
-    with pytest.raises(ContractError, match=r"Gain has learned nothing yet; give it validation steps"):
+    with pytest.raises(ContractError, match="Gain has learned nothing yet, so it cannot say how urgent a request is"):
         Gain().urgency(seen, rows(seen))
     with pytest.raises(ConfigError, match="horizon = 0; expected 1 or more"):
         Gain(0)
     with pytest.raises(ConfigError, match="without = 'mises' is no feature; known: pool age, since request"):
         Gain(without=["idle", "mises"])
-    with pytest.raises(ContractError, match="1 validation steps to learn from; raise validation"):
-        network(np.ones((1, 2), np.float32), np.ones(1, np.float32), np.zeros(1, bool), rng(0, "gain"))
+    with pytest.raises(ContractError, match=r"Gain.fit: no row of experience has a next step; give more validation"):
+        Gain().fit(lived(rule, waves=1, size=3, known=0), rng(0, "gain"))
+    twice = lived(rule, waves=1, size=3)
+    with pytest.raises(ContractError, match="6 rows of views, 3 of outcomes"):
+        Gain().fit(Experience([*twice.views, *twice.views], twice.kept, twice.fresh, twice.shown), rng(0, "gain"))
+
+
+def test_one_step_is_enough_to_learn_its_gain():
+    only = lived(lambda seen: np.full(len(seen.step), 0.05), waves=1, size=1)
+    gain = Gain(4).taught(Gain(4).fit(only, rng(0, "gain")))
+    assert gain.urgency(only.views[0], rows(only.views[0])) == pytest.approx([0.2])  # 4 steps of 0.05
+
+
+def test_the_gain_of_a_request_by_hand():
+    nan = np.nan
+    kept = np.float32([[0.5, 0.0, 0.25, 0.0], [0.5, nan, nan, nan], [nan] * 4])
+    fresh = np.float32([[1.0, 0.25, 0.0, 1.0], [0.25, nan, nan, nan], [nan] * 4])
+    made = Experience([], kept, fresh, kept)
+    # .5 + .25 - .25 + 1; one known step of -.25 stands for all four; nothing is known.
+    np.testing.assert_array_equal(summed_gain(made, 4), [1.5, -1.0, nan])
+    np.testing.assert_array_equal(summed_gain(made, 2), [0.75, -0.5, nan])
+    np.testing.assert_array_equal(summed_gain(made, 8), [3.0, -2.0, nan])  # it looks 4 steps ahead, not 8
+
+
+def test_its_urgency_is_said_to_be_a_gain():
+    assert isinstance(Gain(3), PredictsGain)
+    assert Gain(3).predicts_gain == 3
+
+
+def test_fitting_leaves_the_global_random_numbers_alone():
+    small = lived(rule, waves=1, size=200)
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    one = Gain().fit(small, rng(0, "gain"))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(5)
+    other = Gain().fit(small, rng(0, "gain"))
+    assert all((one[name] == other[name]).all() for name in one)
 
 
 def test_deciding_needs_no_torch():

@@ -26,6 +26,18 @@ def test_counts_with_a_draw_below_one():
     np.testing.assert_array_equal(Misses().urgency(seen, rows(seen)), np.add(draw, [2, 0, 3]))
 
 
+@pytest.mark.parametrize("price", [1.25, 1.82, 4.6])
+def test_a_price_gives_any_request_ratio_to_since_reply(price):
+    """Price a + f: a device asks at age a with probability 1 - f, else at age a + 1, so every a + f steps."""
+    devices, steps = 400, 200
+    age, asked = np.ones(devices, np.int64), 0
+    for step in range(1, steps + 1):
+        seen = view([[7]] * devices, pool_age=age, step=[step] * devices)
+        now = SinceReply().urgency(seen, rows(seen)) > price
+        age, asked = np.where(now, 1, age + 1), asked + int(now.sum())
+    assert asked / (devices * steps) == pytest.approx(1 / price, rel=0.02)
+
+
 def test_share_of_the_own_top_that_the_pool_lacks():
     seen = view(POOL, own=OWN)
     draw = rows(seen).uniform()[:, 0]

@@ -1,0 +1,86 @@
+"""What the tables of a configuration file are made of, and the tables of the data."""
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloud.options import Training
+
+
+class Table(BaseModel):
+    """A TOML table: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Plugin(BaseModel):
+    """`class = "package.module:Name"` and that class's own keyword arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    class_: str = Field(alias="class")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class TrainingBase(Table):
+    """`[cloud.training]`, `[device.training]`: the fields of `cloud.training.Training`."""
+
+    def options(self) -> Training:
+        """As the training loop takes it."""
+        return Training(**self.model_dump())
+
+
+if TYPE_CHECKING:
+    TrainingTable = TrainingBase
+else:
+    TrainingTable = pydantic.create_model(
+        "TrainingTable",
+        __base__=TrainingBase,
+        **{f.name: (get_type_hints(Training)[f.name], f.default) for f in fields(Training)},
+    )
+
+
+class SplitTable(Table):
+    """`split = { leave_last = 3, validation = 1, min_train = 1 }`, `{ global_time = [0.8, 0.9] }` or three files."""
+
+    leave_last: int | None = Field(default=None, ge=1)
+    validation: int = Field(default=1, ge=1)
+    min_train: int = Field(default=1, ge=1)
+    global_time: tuple[float, float] | None = Field(default=None, strict=False)
+    files: tuple[str, str, str] | None = Field(default=None, strict=False)
+
+
+class ClockTable(Table):
+    """Gaps between steps where times are unknown or tied: lognormal with this median (seconds) and sigma."""
+
+    median_s: float = Field(default=30.0, gt=0)
+    sigma: float = Field(default=1.0, ge=0)
+
+
+class SyntheticTable(Table):
+    """Size of the synthetic source."""
+
+    users: int = Field(default=600, ge=2)
+    items: int = Field(default=1000, ge=2)
+    topics: int = Field(default=20, ge=2)
+    length: int = Field(default=60, ge=4)
+    drift: float = Field(default=0.1, ge=0, le=1)
+
+
+class DataTable(Table):
+    """Where the interactions come from; without `path`, the synthetic source."""
+
+    path: str | None = None
+    format: str = "auto"
+    permute_ids: bool = True
+    k_core: int = Field(default=0, ge=0)
+    min_rating: float | None = None
+    users: int | None = Field(default=None, ge=2, description="so many users, the same for every seed")
+    split: SplitTable = SplitTable(leave_last=3)
+    clock: ClockTable = ClockTable()
+    synthetic: SyntheticTable = SyntheticTable()

@@ -1,0 +1,128 @@
+"""From a tier's table to its reranker as devices hold it, and the bytes of its installation."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.item_rows import Rows
+from device.errors import ConfigError
+from device.messages import encode_patch
+from device.model import DeviceModel, Parameters
+from device.models.torch_model import as_device_model
+from device.seeds import rng
+from simulation.collaboration import STAGES, Course
+from simulation.config_tables import ExperimentConfig, TierTable
+from simulation.objects import make_generator
+from simulation.shelf import Shelf, training_data
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One tier's reranker as its devices hold it."""
+
+    model: DeviceModel
+    params: Parameters
+    nbytes: int  # of the installation, streamed embeddings apart
+    rows: Rows | None  # streamed item embeddings
+
+    def nbytes_with(self, share: NDArray[np.int32]) -> int:
+        """Bytes of an installation that holds the rows of items `share` [M], where rows are streamed.
+
+        Assumed: a share is one more patch with the codes as int8, the scales as float32 and, unless it is everything,
+        the ids as int32. So a device that holds a tenth of the table installs a tenth of its bytes, and 4 per item for
+        saying which.
+        A table that is not streamed is installed whole, for any item may be a candidate: `share` changes nothing.
+        """
+        if self.rows is None or not len(share):
+            return self.nbytes
+        share = np.sort(share)
+        patch: dict[str, NDArray[np.generic]] = {"codes": self.rows.codes[share], "scale": self.rows.scale[share]}
+        if len(share) < len(self.rows.scale) - 1:
+            patch["ids"] = share.astype(np.int32)
+        return self.nbytes + len(encode_patch(patch))
+
+
+def trained_reranker(config: ExperimentConfig, shelf: Shelf, tier: TierTable) -> Any:
+    """A tier's reranker after its own training and the collaborative one that [device.collaboration] asks for."""
+    plugin, training = tier.model or config.device.model, config.device.training.options()
+    made, _ = shelf.trained(plugin, training, f"[device.model] of tier {tier.name!r}")
+    stages = STAGES[config.device.collaboration.training]
+    course(config, shelf).go_on(made, shelf.folder(plugin, training).name, stages)
+    return made
+
+
+def course(config: ExperimentConfig, shelf: Shelf) -> Course:
+    """What rerankers learn from in company: the training part, validation and test left out."""
+    learn, held_out = training_data(shelf.split, shelf.length, refit=shelf.refit)
+    cloud_shelf, errors = replace(shelf, length=config.cloud.history), config.cloud.generator_errors
+    name = cloud_shelf.folder(config.cloud.generator, config.cloud.training.options()).name
+    return Course(
+        config.device.collaboration,
+        generator=lambda: make_generator(config, cloud_shelf),
+        generator_name=name if errors is None else f"{name} {errors}",
+        learn=learn,
+        newest=learn,
+        held_out=held_out,
+        n_items=shelf.split.data.n_items,
+        history=config.cloud.history,
+        pool=config.cloud.pool,
+        seed=shelf.seed,
+        root=shelf.root,
+        say=shelf.say,
+    )
+
+
+def install(config: ExperimentConfig, shelf: Shelf, tier: TierTable, folder: Path) -> Installed:
+    """Train (or load) a tier's reranker and put it into the form that its devices run.
+
+    What is installed is counted as it is encoded: a patch of all arrays, the ONNX file's bytes among them.
+    """
+    from torch import nn
+
+    made = trained_reranker(config, shelf, tier)
+    if not isinstance(made, nn.Module):
+        params = made.init(rng(config.seed, "device model", tier.name))
+        return laid_out(config, Installed(made, params, len(encode_patch(params)), None))
+    if config.device.runtime == "onnxruntime":
+        return exported(config, made, folder / tier.name)
+    params = {k: v.numpy() for k, v in made.state_dict().items()}
+    return laid_out(config, Installed(as_device_model(made), params, len(encode_patch(params)), None))
+
+
+def laid_out(config: ExperimentConfig, made: Installed) -> Installed:
+    """The item table resident in full, resident as int8, or streamed row by row as int8."""
+    if config.device.items == "resident":
+        return made
+    name = getattr(made.model, "item_table", None)
+    if name is None:
+        raise ConfigError(
+            f'[device] items = "{config.device.items}": {type(made.model).__name__} has no attribute item_table naming '
+            'its table of item embeddings; add one, or use items = "resident"'
+        )
+    rows = Rows.of(made.params[name])
+    params = {**made.params, name: rows.table()}
+    body = {k: v for k, v in made.params.items() if k != name}
+    if config.device.items == "resident-int8":
+        return Installed(
+            made.model,
+            params,
+            len(encode_patch({**body, f"{name}.codes": rows.codes, f"{name}.scale": rows.scale})),
+            None,
+        )
+    return Installed(made.model, params, len(encode_patch(body)), rows)
+
+
+def exported(config: ExperimentConfig, module: Any, folder: Path) -> Installed:
+    """The reranker as an ONNX file run by onnxruntime; the file is what is installed."""
+    from device.export import export_onnx
+    from device.models.onnx_file import OnnxFile
+
+    if config.device.items != "resident":
+        raise ConfigError('[device] runtime = "onnxruntime" holds its item table in the file; use items = "resident"')
+    made = export_onnx(module, folder, length=config.device.history, candidates=config.cloud.pool, int8=False)
+    model = OnnxFile(made.files[0].path)
+    params = model.init(rng(config.seed, "device model"))
+    return Installed(model, params, len(encode_patch(params)), None)
