@@ -52,19 +52,17 @@ class Personal:
 
     shapes: dict[str, tuple[int, ...]]  # of the parameters trained, in the order of their names
     deltas: NDArray[np.float32]  # [D, P] the flattened parameters one after the other
-    message: int  # bytes of one device's update on the wire, float32
-
-    def bytes_down(self, *, trained: str) -> NDArray[np.int64]:
-        """[D] bytes each device receives: of its update if "cloud" trained it, none if the "device" did."""
-        if trained not in ("cloud", "device"):
-            raise ConfigError(f"adaptation: trained = {trained!r}; expected 'cloud' or 'device'")
-        return np.full(len(self.deltas), self.message if trained == "cloud" else 0, np.int64)
 
 
 def body(model: nn.Module) -> list[str]:
     """Names of the parameters without the table of item embeddings, the small set that is worth sending per device."""
     table = getattr(model, "item_table", None)
     return sorted(name for name, _ in model.named_parameters() if name != table)
+
+
+def update_bytes(model: nn.Module, names: Sequence[str]) -> int:
+    """Bytes that a device receives when it gets these parameters anew, float32; if it trains itself it gets none."""
+    return len(encode_patch({name: tensor.numpy() for name, tensor in _chosen(model, names).items()}))
 
 
 def adapt(
@@ -75,17 +73,16 @@ def adapt(
     n_items: int,
     seed: int,
     options: Adaptation,
-    names: Sequence[str] | None = None,
 ) -> Personal:
-    """Train the parameters `names` (None: `body`) per device on `histories` [D, L] of `devices` [D]; `model` is kept.
+    """Train the parameters of `body` per device on `histories` [D, L] of `devices` [D]; `model` is kept.
 
     Loss: mean binary cross-entropy of each target and its negatives. A device with fewer than two items keeps the
-    shared weights. Negatives depend on (seed, device). ContractError for a name that is no parameter of the model and
-    for histories of fewer than two columns. The deltas take 4 P bytes per device: call it for parts of a large fleet.
+    shared weights. Negatives depend on (seed, device). ContractError for histories
+    of fewer than two columns. The deltas take 4 P bytes per device: call it for parts of a large fleet.
     """
     if histories.shape[1] < 2:
         raise ContractError(f"adaptation: histories {histories.shape}; expected [D, L] with L >= 2 to learn from")
-    start = _chosen(model, body(model) if names is None else sorted(names))
+    start = _chosen(model, body(model))
     shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
     deltas = np.zeros((len(histories), sum(t.numel() for t in start.values())), np.float32)
     for rows, padded in _calls(len(histories)):
@@ -97,8 +94,7 @@ def adapt(
                 weights = {name: w - options.rate * slopes[name] for name, w in weights.items()}
         change = [(weights[name] - start[name]).reshape(DEVICES, -1) for name in shapes]
         deltas[rows] = torch.cat(change, dim=1)[: len(rows)].numpy()
-    message = len(encode_patch({name: t.numpy() for name, t in start.items()}))
-    return Personal(shapes, deltas, message)
+    return Personal(shapes, deltas)
 
 
 def personal_scores(model: nn.Module, personal: Personal, histories: Items, candidates: Items) -> Scores:
@@ -154,8 +150,6 @@ def _loss(model: nn.Module) -> Any:
 def _chosen(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     """The named parameters, detached."""
     known = dict(model.named_parameters())
-    if unknown := [name for name in names if name not in known]:
-        raise ContractError(f"adaptation: {type(model).__name__} has no parameter {unknown[0]!r}; it has {list(known)}")
     return {name: known[name].detach() for name in names}
 
 

@@ -7,7 +7,7 @@ the directions that its order is made of. Both were measured, see reports/result
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -17,38 +17,31 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cloud.generator import CandidateGenerator
-from cloud.lessons import Recent, Step
+from cloud.lessons import Made, Step
 from cloud.options import Training
 from cloud.sequences import bucketed
 from device.errors import DataError
 from device.model import Items
-from device.seeds import draws, rng
+from device.seeds import rng
 
 
 @dataclass(frozen=True, slots=True)
 class FromFound:
-    """Softmax cross-entropy of the target among the candidates of a frozen generator, where these hold it.
+    """Softmax cross-entropy of the target among the candidates of a frozen generator, where these hold it."""
 
-    A prefix has the same list in all epochs (its request is drawn by user and position); it is made once.
-    """
-
-    recent: Recent
-    generator: CandidateGenerator
-    history: int  # newest items that the generator is given
-    beams: int  # candidates of a list
-    _made: dict[tuple[int, int], Items] = field(default_factory=dict, init=False, repr=False)  # by seed and target
+    made: Made
 
     @property
     def about(self) -> dict[str, object]:
         """Kind and options."""
-        return {"lessons": "found", "newest": self.recent.newest, "history": self.history, "beams": self.beams}
+        made = self.made
+        return {"lessons": "found", "newest": made.recent.newest, "history": made.history, "beams": made.beams}
 
     def losses(self, model: nn.Module, options: Training, *, seed: int, epoch: int) -> Iterator[Step]:
         """One callable per batch of users; DataError where no list holds its target."""
-        length, data = cast(int, model.length), self.recent.data
-        users, targets = self.recent.drawn(seed=seed, epoch=epoch)
-        items = self.lists(users, targets, seed=seed)
+        length, recent = cast(int, model.length), self.made.recent
+        users, targets = recent.drawn(seed=seed, epoch=epoch)
+        data, items = recent.data, self.made.lists(users, targets, seed=seed)
         right = items == data.items[targets][:, None]
         found = np.flatnonzero(right.any(1))
         if not len(found):
@@ -56,18 +49,8 @@ class FromFound:
         sizes = np.minimum(targets[found] - data.starts[users[found]], length)
         for batch in bucketed(sizes, options.batch, rng(seed, "batches", epoch)):
             rows = found[batch]
-            history = self.recent.histories(users[rows], targets[rows], length)
+            history = recent.histories(users[rows], targets[rows], length)
             yield partial(list_loss, model, history, items[rows], place=right[rows].argmax(1))
-
-    def lists(self, users: NDArray[np.int64], targets: NDArray[np.int64], *, seed: int) -> Items:
-        """[B, beams] the lists of prefixes, 0 = an empty place."""
-        new = np.array([i for i, at in enumerate(targets.tolist()) if (seed, at) not in self._made], np.int64)
-        if len(new):
-            histories = self.recent.data.windows(users[new], targets[new], self.history)
-            requests = draws(seed, "cooperative", users[new], targets[new])
-            made = self.generator.generate(histories, self.beams, rng=requests)
-            self._made.update({(seed, at): row for at, row in zip(targets[new].tolist(), made.items, strict=True)})
-        return np.stack([self._made[seed, at] for at in targets.tolist()])
 
 
 def list_loss(model: nn.Module, history: Items, candidates: Items, *, place: NDArray[np.int64]) -> Tensor:

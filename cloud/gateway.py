@@ -1,17 +1,20 @@
 """The one door between devices and cloud: bytes in, bytes out; the only writer of the ledger."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud.delivery import Delivery, merged, nothing
 from cloud.desk import Desk
 from cloud.generator import Generated
 from cloud.ledger import Ledger
 from cloud.memory import Memory
-from cloud.queueing import Span, Waiting
+from cloud.patching import Patched, Patcher
+from cloud.queueing import Waiting
 from cloud.service import Carried, Carrier, Service, cloud_seconds
 from device.errors import ContractError
 from device.messages import Requests, decode_requests, repriced
@@ -21,36 +24,7 @@ from device.seeds import draws
 __all__ = ["Carried", "Carrier", "Delivery", "Gateway", "Service", "merged", "nothing"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What reaches B devices after one exchange, with the times the simulator keeps for them."""
-
-    device: NDArray[np.int64]  # [B]
-    bodies: list[bytes]  # encoded replies; b"" where none arrives
-    usable_at: Floats  # [B]; inf where none arrives
-    free_at: Floats  # [B] the device may ask again; inf = it will be told; later than usable_at after a denial
-    due: Span | None = None  # steps to be lived next are those in this span of time; None = one of every device
-
-    def rows(self, rows: Ints) -> "Delivery":
-        """Some of them."""
-        return Delivery(
-            self.device[rows], [self.bodies[row] for row in rows], self.usable_at[rows], self.free_at[rows], self.due
-        )
-
-
-def nothing() -> Delivery:
-    """A delivery to nobody."""
-    return Delivery(np.zeros(0, np.int64), [], np.zeros(0), np.zeros(0))
-
-
-def merged(older: Delivery, newer: Delivery) -> Delivery:
-    """Both, sorted by device; the newer counts for a device of both."""
-    older = older.rows(np.flatnonzero(~np.isin(older.device, newer.device)))
-    columns = [np.concatenate([getattr(d, n) for d in (older, newer)]) for n in ("device", "usable_at", "free_at")]
-    both = Delivery(columns[0], older.bodies + newer.bodies, columns[1], columns[2])
-    return both.rows(np.argsort(both.device, kind="stable"))
+Load = tuple[str, Ints, Floats]  # kind, bytes [B], cloud seconds [B]
 
 
 class Gateway:
@@ -64,10 +38,10 @@ class Gateway:
 
     def __init__(self, service: Service, histories: Items, ledger: Ledger) -> None:
         self.service, self.ledger = service, ledger
-        self.memory, self.desk = Memory(service, histories), Desk(service)
+        self.memory, self.desk, self.patcher = Memory(service, histories), Desk(service), Patcher(service)
 
     def install(self, model_bytes: Sequence[int], at: Floats) -> Delivery:
-        """First installation: each tier's model (model_bytes [tiers]) and a first list, at times [D], never lost."""
+        """First installation at times [D], never lost: a tier's model (model_bytes [tiers]), a first list and patch."""
         device = np.arange(len(self.memory.told))
         nbytes = np.asarray(model_bytes, np.int64)[self.service.tier]
         self.ledger.write("down", "install", device=device, at=at, nbytes=nbytes)
@@ -76,13 +50,19 @@ class Gateway:
         cloud_seconds(self.service, made)  # refused here, and not after hours, where nobody says what a list costs
         bodies = self.memory.replies(device, step, made, self.desk.price(device))
         self.ledger.write("down", "first_list", device=device, at=at, nbytes=sizes(bodies))
+        own = self.patcher.first(device, self.memory.told)
+        rows = np.flatnonzero(sizes(own.bodies))
+        self.ledger.write("down", "first_patch", device=rows, at=at[rows], nbytes=sizes(own.bodies)[rows])
         self.desk.now = float(at.min(initial=np.inf))
-        return Delivery(device, bodies, at.copy(), np.full(len(device), -np.inf))
+        return Delivery(device, own.before(bodies), at.copy(), np.full(len(device), -np.inf))
 
     def leaving(self, first: Delivery) -> Delivery:
         """First lists as they leave now: with the price of the moment, where there is one."""
         price = self.desk.price(first.device)
-        return first if price is None else replace(first, bodies=repriced(first.bodies, price))
+        if price is None:
+            return first
+        patches, replies = self.patcher.split(first.bodies)
+        return replace(first, bodies=[a + b for a, b in zip(patches, repriced(replies, price), strict=True)])
 
     def answer(self, bodies: Sequence[bytes], at: Floats) -> Delivery:
         """Answer encoded requests sent at `at` [B]; the order of arrival does not matter.
@@ -97,8 +77,8 @@ class Gateway:
         lost = Delivery(device, [b""] * len(device), np.full(len(device), np.inf), at + self._give_up(device))
         if not len(here):
             return lost
-        made = self.memory.lists(device[here], step[here])
-        answers = self._answers(Waiting(arrived[here], device[here], step[here]), made, arrived[here])
+        made, own = self._made(device[here], step[here])
+        answers = self._answers(Waiting(arrived[here], device[here], step[here]), made, own, arrived[here])
         gone = ~np.isfinite(answers.usable_at)
         return merged(lost, replace(answers, free_at=np.where(gone, lost.free_at[here], answers.free_at)))
 
@@ -132,37 +112,41 @@ class Gateway:
         retry, answers = self.desk.shut_out(due), nothing()
         open_ = np.flatnonzero(retry == 0)
         if len(open_):
-            made = self.memory.lists(due.device[open_], due.step[open_])
-            start, retry[open_] = self.desk.serve(due.rows(open_), cloud_seconds(self.service, made))
+            made, own = self._made(due.device[open_], due.step[open_])
+            start, retry[open_] = self.desk.serve(due.rows(open_), cloud_seconds(self.service, made) + own.seconds)
             served = np.flatnonzero(retry[open_] == 0)
             if len(served):
-                answers = self._answers(due.rows(open_[served]), some(made, served), start[served])
+                answers = self._answers(due.rows(open_[served]), some(made, served), own.rows(served), start[served])
         away = np.flatnonzero(retry > 0)
         return merged(answers, self._denials(due.rows(away), retry[away])) if len(away) else answers
 
-    def _answers(self, due: Waiting, made: Generated, start: Floats) -> Delivery:
-        """Send lists that are worked on from `start` [B]."""
+    def _made(self, device: Ints, step: Ints) -> tuple[Generated, Patched]:
+        """Lists, and patches where they are due."""
+        return self.memory.lists(device, step), self.patcher.next(device, step, self.memory.told[device])
+
+    def _answers(self, due: Waiting, made: Generated, own: Patched, start: Floats) -> Delivery:
+        """Send lists, and patches with them, that are worked on from `start` [B]."""
         bodies = self.memory.replies(due.device, due.step, made, self.desk.price(due.device))
+        self.patcher.sent(due.device)
         seconds = cloud_seconds(self.service, made)
-        return self._sent(due, bodies, start + seconds, kind="candidates", cloud_s=seconds, retry=np.zeros(len(start)))
+        loads = [("candidates", sizes(bodies), seconds), ("patch", sizes(own.bodies), own.seconds)]
+        return self._sent(due, own.before(bodies), start + seconds + own.seconds, loads, np.zeros(len(start)))
 
     def _denials(self, due: Waiting, retry: NDArray[np.float32]) -> Delivery:
         """Turn requests away on arrival."""
         bodies = self.memory.denials(due.device, due.step, retry, self.desk.price(due.device))
-        return self._sent(due, bodies, due.arrive, kind="denial", cloud_s=np.zeros(len(retry)), retry=retry)
+        return self._sent(due, bodies, due.arrive, [("denial", sizes(bodies), np.zeros(len(retry)))], retry)
 
     def _sent(
         self,
         due: Waiting,
         bodies: list[bytes],
         ready: Floats,
-        *,
-        kind: str,
-        cloud_s: Floats,
+        loads: Sequence[Load],
         retry: NDArray[np.floating[Any]],
     ) -> Delivery:
         """Replies that leave at `ready` [B]; a lost one frees its device after the time to give up from then."""
-        usable = self._carry(due.device, due.step, sizes(bodies), ready, up=False, kind=kind, cloud_s=cloud_s)
+        usable = self._carry(due.device, due.step, loads, ready, up=False)
         arrived = np.isfinite(usable)
         free = np.where(arrived, usable + retry, ready + self._give_up(due.device))
         there = [body if came else b"" for body, came in zip(bodies, arrived.tolist(), strict=True)]
@@ -174,8 +158,8 @@ class Gateway:
         self.memory.check(requests)
         order = np.argsort(requests.device, kind="stable")
         device, step, at = requests.device[order], requests.step[order], at[order]
-        none = np.zeros(len(device))
-        arrived = self._carry(device, step, sizes(bodies)[order], at, up=True, kind="request", cloud_s=none)
+        load = ("request", sizes(bodies)[order], np.zeros(len(device)))
+        arrived = self._carry(device, step, [load], at, up=True)
         here = np.isfinite(arrived)
         if here.any():
             self.memory.learn(chosen(requests, order[here]))
@@ -185,20 +169,13 @@ class Gateway:
         """[B] seconds after which the sender of a lost message may send another."""
         return np.array([c.give_up_s for c in self.service.carriers])[self.service.tier[device]]
 
-    def _carry(
-        self,
-        device: NDArray[np.int64],
-        step: NDArray[np.int64],
-        nbytes: NDArray[np.int64],
-        at: Floats,
-        *,
-        up: bool,
-        kind: str,
-        cloud_s: Floats,
-    ) -> Floats:
-        """Send over each device's link, write every attempt down, return the times of arrival."""
+    def _carry(self, device: Ints, step: Ints, loads: Sequence[Load], at: Floats, *, up: bool) -> Floats:
+        """Send over each device's link, the loads of a device in one transfer; return the times of arrival.
+
+        Every attempt is written down, load by load.
+        """
         arrive = np.empty(len(device))
-        tier = self.service.tier[device]
+        tier, total = self.service.tier[device], sum((load[1] for load in loads), np.zeros(len(device), np.int64))
         for number, carrier in enumerate(self.service.carriers):
             rows = np.flatnonzero(tier == number)
             if not len(rows):
@@ -206,11 +183,11 @@ class Gateway:
             who = device[rows]
             message = draws(self.service.seed, f"link {'up' if up else 'down'}", who, step[rows])
             own = draws(self.service.seed, "link", who)
-            sent = carrier.send(nbytes[rows], at[rows], up=up, draws=message, devices=own)
+            sent = carrier.send(total[rows], at[rows], up=up, draws=message, devices=own)
             arrive[rows] = sent.arrive_at
-            self.desk.carried(who, nbytes[rows] * sent.attempts)
-            for attempt in range(int(sent.attempts.max())):
-                made = np.flatnonzero(sent.attempts > attempt)
+            self.desk.carried(who, total[rows] * sent.attempts)
+            for attempt, (kind, nbytes, cloud_s) in product(range(int(sent.attempts.max())), loads):
+                made = np.flatnonzero((sent.attempts > attempt) & (nbytes[rows] > 0))
                 self.ledger.write(
                     "up" if up else "down",
                     kind,

@@ -167,56 +167,67 @@ class Lists:
 
 
 @dataclass(frozen=True, slots=True)
-class FromLists:
-    """The cooperative loss: binary cross-entropy of every entry of a list that a frozen generator made for the prefix.
-
-    A prefix has the same list in all epochs (its request is drawn by user and position); it is made once.
-    """
+class Made:
+    """A frozen generator's lists of prefixes: the same in all epochs (a request is drawn by user and position)."""
 
     recent: Recent
     generator: CandidateGenerator
-    n_items: int
     history: int  # newest items that the generator is given
-    lists: Lists = Lists()
+    beams: int  # candidates of a list
     _made: dict[tuple[int, int], Items] = field(default_factory=dict, init=False, repr=False)  # by seed and target
 
-    @property
-    def about(self) -> dict[str, object]:
-        """Kind and options."""
-        return {"lessons": "lists", "newest": self.recent.newest, "history": self.history} | asdict(self.lists)
-
-    def losses(self, model: nn.Module, options: Training, *, seed: int, epoch: int) -> Iterator[Step]:
-        """One callable per batch of users."""
-        length = cast(int, model.length)
-        users, targets = self.recent.drawn(seed=seed, epoch=epoch)
-        self.make(users, targets, seed=seed)
-        for rows in self.recent.batches(options, length, seed=seed, epoch=epoch):
-            who, at = users[rows], targets[rows]
-            items = self.training_lists(who, at, seed=seed, epoch=epoch)
-            labels = (items == items[:, :1]).astype(np.float32)
-            counted = np.ones(items.shape, np.bool_) if self.lists.faithful else items > 0
-            history = self.recent.histories(who, at, length)
-            yield partial(entry_loss, model, history, items, labels=labels, counted=counted)
-
-    def make(self, users: NDArray[np.int64], targets: NDArray[np.int64], *, seed: int) -> None:
-        """Ask the generator for what it has not made yet."""
+    def lists(self, users: NDArray[np.int64], targets: NDArray[np.int64], *, seed: int) -> Items:
+        """[B, beams] the lists of prefixes, each made once; 0 = an empty place."""
         new = np.array([i for i, at in enumerate(targets.tolist()) if (seed, at) not in self._made], np.int64)
         if len(new):
             histories = self.recent.data.windows(users[new], targets[new], self.history)
             requests = draws(seed, "cooperative", users[new], targets[new])
-            made = self.generator.generate(histories, self.lists.asked, rng=requests)
+            made = self.generator.generate(histories, self.beams, rng=requests)
             self._made.update({(seed, at): row for at, row in zip(targets[new].tolist(), made.items, strict=True)})
+        return np.stack([self._made[seed, at] for at in targets.tolist()])
+
+
+@dataclass(frozen=True, slots=True)
+class FromLists:
+    """The cooperative loss: binary cross-entropy of every entry of a list that a frozen generator made for the prefix.
+
+    Args:
+        made: the generator's lists, of `lists.asked` candidates each.
+    """
+
+    made: Made
+    n_items: int
+    lists: Lists = Lists()
+
+    @property
+    def about(self) -> dict[str, object]:
+        """Kind and options."""
+        newest, history = self.made.recent.newest, self.made.history
+        return {"lessons": "lists", "newest": newest, "history": history} | asdict(self.lists)
+
+    def losses(self, model: nn.Module, options: Training, *, seed: int, epoch: int) -> Iterator[Step]:
+        """One callable per batch of users."""
+        length, recent = cast(int, model.length), self.made.recent
+        users, targets = recent.drawn(seed=seed, epoch=epoch)
+        self.made.lists(users, targets, seed=seed)  # of all users at once
+        for rows in recent.batches(options, length, seed=seed, epoch=epoch):
+            who, at = users[rows], targets[rows]
+            items = self.training_lists(who, at, seed=seed, epoch=epoch)
+            labels = (items == items[:, :1]).astype(np.float32)
+            counted = np.ones(items.shape, np.bool_) if self.lists.faithful else items > 0
+            history = recent.histories(who, at, length)
+            yield partial(entry_loss, model, history, items, labels=labels, counted=counted)
 
     def training_lists(self, users: NDArray[np.int64], targets: NDArray[np.int64], *, seed: int, epoch: int) -> Items:
-        """[B, width] the lists of prefixes that `make` has seen."""
-        made = np.stack([self._made[seed, at] for at in targets.tolist()])
+        """[B, width] the lists of prefixes."""
+        made = self.made.lists(users, targets, seed=seed)
         more = np.zeros((len(made), 0), np.int64)
         if self.lists.augment == "digits":
             lottery = draws(seed, "augment", users, np.full(len(users), epoch))
             valid_only = None if self.lists.faithful else self.n_items
             more = recombined(made, self.lists.width - 1 - self.lists.beams, lottery, n_items=valid_only)
             more[more > self.n_items] = 0
-        return self.lists.assemble(self.recent.data.items[targets], made, more)
+        return self.lists.assemble(self.made.recent.data.items[targets], made, more)
 
 
 def entry_loss(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cloud.coordinator import Tariff
 from cloud.generator import CandidateGenerator, Generated, plugin_name
 from cloud.item_rows import Rows
+from cloud.personalizer import Personalizer
 from device.errors import ConfigError
 from device.messages import Codec
 from device.row_cache import NOTHING
@@ -64,6 +65,21 @@ class Carrier(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Personalization:
+    """Parameters of a device's own.
+
+    Args:
+        personalizer: makes them.
+        tiers: [tiers] bool: whose devices take them.
+        every: a new patch with every so manieth answered request; 0 = only the one of the installation.
+    """
+
+    personalizer: Personalizer
+    tiers: NDArray[np.bool_]
+    every: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What the cloud offers to one fleet under one policy.
 
@@ -86,6 +102,7 @@ class Service:
         servers: the finite servers with their line; None = every list is worked on at once.
         tariff: the budget held by a price; None = devices know a price of their own.
         window_s: steps that lie less than so many seconds apart may be lived at once; 0 is exact.
+        personalization: what devices get of their own beside lists; None = nothing.
     """
 
     generator: CandidateGenerator
@@ -106,6 +123,7 @@ class Service:
     servers: Line | None = None
     tariff: Tariff | None = None
     window_s: float = 0.0
+    personalization: Personalization | None = None
 
     @property
     def in_time(self) -> bool:

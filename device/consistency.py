@@ -1,4 +1,4 @@
-"""How much two rankings of the same pool disagree: 0 = the same order, 1 = as different as the measure can say.
+"""How much two rankings of the same pool disagree: 0 = they agree, 1 = as different as the measure can say.
 
 Every measure is called as (cloud [B, C] float32, device [B, C] float32, valid [B, C] bool) and answers float64 [B].
 Candidates are ranked by falling score, ties by pool position; those not valid (padding) do not take part. A pool of
@@ -7,9 +7,9 @@ fewer than two valid candidates has one order only: its disagreement is 0. A sco
 
 import difflib
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,31 +47,11 @@ def ranks(scores: Scores, valid: Valid) -> NDArray[np.int64]:
     return out
 
 
-def rbo_ext(a: Sequence[Hashable], b: Sequence[Hashable], p: float) -> float:
-    """Extrapolated rank-biased overlap of two lists of one length, in [0, 1], 1 = the same order.
-
-    Webber, Moffat and Zobel (ACM TOIS 28(4), 2010), equation 32 with s = l = k:
-    (1 - p) / p * sum_{d=1..k} X_d / d * p^d + X_k / k * p^k, X_d = items common to both tops of depth d.
-    ContractError for lists of different lengths, empty lists or repeated items.
-    """
-    k = len(a)
-    if k == 0 or len(b) != k or len(set(a)) != k or len(set(b)) != k:
-        raise ContractError(f"rbo_ext: expected two lists of one length without repeats, found {k} and {len(b)} items")
-    place = {item: depth for depth, item in enumerate(b)}
-    depths = np.array([max(depth, place[item]) for depth, item in enumerate(a) if item in place], np.int64)
-    overlap = np.cumsum(np.bincount(depths, minlength=k)) / np.arange(1, k + 1)
-    weights = p ** np.arange(1, k + 1)
-    return float((1 - p) / p * (overlap @ weights) + overlap[-1] * weights[-1])
-
-
 @dataclass(frozen=True, slots=True)
 class Footrule:
     """Spearman's footrule sum |a - b| / floor(N^2 / 2): LSC4Rec's displacement, normalised; random orders give 2/3."""
 
-    @property
-    def resolution(self) -> float:
-        """Fine."""
-        return 0.0
+    resolution: ClassVar[float] = 0.0
 
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
@@ -84,10 +64,7 @@ class Footrule:
 class KendallTau:
     """Share of discordant pairs, (1 - tau) / 2 of Kendall's tau without ties; random orders give 1/2."""
 
-    @property
-    def resolution(self) -> float:
-        """Fine."""
-        return 0.0
+    resolution: ClassVar[float] = 0.0
 
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
@@ -129,17 +106,17 @@ class TopOverlap:
 
 @dataclass(frozen=True, slots=True)
 class RBO:
-    """1 - extrapolated rank-biased overlap (see rbo_ext); p near 0 looks at the first place only, near 1 at all."""
+    """1 - extrapolated rank-biased overlap; p near 0 looks at the first place only, near 1 at all.
 
+    Webber, Moffat and Zobel (ACM TOIS 28(4), 2010), equation 32 with s = l = k, the size of the pool:
+    (1 - p) / p * sum_{d=1..k} X_d / d * p^d + X_k / k * p^k, X_d = items common to both tops of depth d; X_k = k.
+    """
+
+    resolution: ClassVar[float] = 0.0
     p: float = 0.9
 
     def __post_init__(self) -> None:
         _check(isinstance(self.p, float) and 0 < self.p < 1, "rbo.p", self.p, "a number between 0 and 1, both excluded")
-
-    @property
-    def resolution(self) -> float:
-        """Fine."""
-        return 0.0
 
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
@@ -156,22 +133,22 @@ class RBO:
 
 @dataclass(frozen=True, slots=True)
 class JensenShannon:
-    """Jensen-Shannon divergence in bits (Lin, 1991) of softmax(cloud / T) and softmax(device / T)."""
+    """Jensen-Shannon divergence in bits (Lin, 1991) of softmax(cloud / T) and softmax(device / T).
 
+    Both scores are standardised over the pool first (mean 0, deviation 1), so neither scale nor shift matters, but how
+    far apart scores lie does: this compares scores, the others but `Entropy` only orders. All alike counts as zeros.
+    """
+
+    resolution: ClassVar[float] = 0.0
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
         good = isinstance(self.temperature, int | float) and 0 < self.temperature < np.inf
         _check(good, "js.temperature", self.temperature, "a finite number > 0")
 
-    @property
-    def resolution(self) -> float:
-        """Fine."""
-        return 0.0
-
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
-        one, two = (_softmax(scores / self.temperature, valid) for scores in (cloud, device))
+        one, two = (_softmax(_standard(scores, valid) / self.temperature, valid) for scores in (cloud, device))
         mixed = (one + two) / 2
         return np.asarray(np.clip(_bits(mixed) - (_bits(one) + _bits(two)) / 2, 0, 1), np.float64)
 
@@ -183,15 +160,11 @@ class Entropy:
     The cloud is not looked at. 0 = one candidate stands out, 1 = all alike: a feature for policies, not a distance.
     """
 
+    resolution: ClassVar[float] = 0.0
     k: int = 50
 
     def __post_init__(self) -> None:
         _check(isinstance(self.k, int) and self.k >= 1, "entropy.k", self.k, "a whole number >= 1")
-
-    @property
-    def resolution(self) -> float:
-        """Fine."""
-        return 0.0
 
     def __call__(self, cloud: Scores, device: Scores, valid: Valid) -> Values:
         """float64 [B]."""
@@ -233,19 +206,36 @@ def _check(good: bool, place: str, value: object, expected: str) -> None:
         raise ConfigError(f"{place}: expected {expected}, found {value!r}; correct it in the config")
 
 
-def _order(scores: Scores, valid: Valid) -> NDArray[np.int64]:
-    """Positions [B, C] from best to worst, padding last."""
+def _refuse_nan(scores: Scores | Values, valid: Valid) -> None:
     if np.isnan(scores[valid]).any():
         raise ContractError(f"scores: expected numbers, found NaN in row {np.argmax(np.isnan(scores).any(axis=1))}")
+
+
+def _order(scores: Scores, valid: Valid) -> NDArray[np.int64]:
+    """Positions [B, C] from best to worst, padding last."""
+    _refuse_nan(scores, valid)
     keys = np.where(valid, -np.maximum(scores, -_F32_MAX), np.float32(np.inf))
     return np.argsort(keys, axis=1, kind="stable")
 
 
-def _softmax(scores: Scores, valid: Valid) -> Values:
+def _bounded(scores: Scores | Values, valid: Valid) -> Values:
+    """float64 [B, C] finite, 0 where not valid; ContractError for NaN."""
+    _refuse_nan(scores, valid)
+    return np.where(valid, np.clip(scores.astype(np.float64), -_F32_MAX, _F32_MAX), 0.0)
+
+
+def _standard(scores: Scores, valid: Valid) -> Values:
+    """float64 [B, C] of mean 0 and deviation 1 over the valid candidates; 0 elsewhere and where all are alike."""
+    kept, size = _bounded(scores, valid), np.maximum(valid.sum(axis=1, keepdims=True), 1)
+    centred = np.where(valid, kept - kept.sum(axis=1, keepdims=True) / size, 0.0)
+    spread = np.sqrt((centred**2).sum(axis=1, keepdims=True) / size)
+    alike = spread <= 1e-12 * np.abs(kept).max(axis=1, keepdims=True, initial=0.0)  # what is left is rounding
+    return np.asarray(np.where(alike, 0.0, centred / np.where(alike, 1.0, spread)), np.float64)
+
+
+def _softmax(scores: Scores | Values, valid: Valid) -> Values:
     """float64 [B, C] that sum to 1 over the valid candidates, 0 elsewhere."""
-    if np.isnan(scores[valid]).any():
-        raise ContractError(f"scores: expected numbers, found NaN in row {np.argmax(np.isnan(scores).any(axis=1))}")
-    bounded = np.where(valid, np.clip(scores.astype(np.float64), -_F32_MAX, _F32_MAX), -np.inf)
+    bounded = np.where(valid, _bounded(scores, valid), -np.inf)
     peak = np.where(valid, bounded, -_F32_MAX).max(axis=1, keepdims=True, initial=-_F32_MAX)
     powers = np.exp(bounded - peak)
     return np.asarray(powers / np.maximum(powers.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))

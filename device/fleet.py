@@ -15,6 +15,7 @@ from device.fusion import OWN
 from device.inbox import Inbox, check_rows
 from device.messages import Replies, Requests
 from device.model import Items, Scores
+from device.personal_scoring import personal
 from device.policy import View
 from device.pool import Pool, untaken
 from device.prices import Prices
@@ -22,6 +23,7 @@ from device.ranking import Ranking
 from device.row_cache import RowCache, member, needed
 from device.seeds import draws
 from device.setup import Setup
+from device.snapshot import arrays_of, put_back
 
 Rows = NDArray[np.int64]
 MEMORY = 0.8
@@ -41,6 +43,8 @@ class Fleet:
     def __init__(self, setup: Setup, devices: NDArray[np.int64], histories: Items, slots: int) -> None:
         size = len(devices)
         self.setup, self.devices = setup, devices
+        self.personal = personal(setup.scorer, devices)
+        self.scorer = self.personal or setup.scorer
         self.history = histories.astype(np.int32)
         self.asked_history = self.history.copy()  # as it was uploaded with the last request
         self.pool = Pool(size, slots)
@@ -82,6 +86,9 @@ class Fleet:
     def rank(self, who: Rows, at: NDArray[np.float64]) -> Ranking:
         """The lists that devices `who` show at times `at` [B]."""
         self.prices.hear(who, self.observed[who], at)
+        if self.personal:
+            new = self.personal.install(who, at)
+            self.scored[new], self.own_step[new] = False, -1
         arrived = self.inbox.usable_at[who] <= at
         self._install(who[arrived], at[arrived])
         self.installed_at[who] = np.where(np.isnan(self.installed_at[who]), at, self.installed_at[who])
@@ -142,17 +149,11 @@ class Fleet:
     def snapshot(self) -> dict[str, NDArray[np.generic]]:
         """All state as named arrays."""
         parts = {"": self, "pool.": self.pool, "inbox.": self.inbox, "prices.": self.prices, "cache.": self.cache}
-        there = {prefix: vars(part) for prefix, part in parts.items() if part is not None}
-        held = {prefix + name: value for prefix, values in there.items() for name, value in values.items()}
-        return {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
+        return arrays_of({**parts, "personal.": self.personal})
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Take over what `snapshot` returned; ContractError when it is another fleet's."""
-        own = self.snapshot()
-        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
-            raise ContractError("this snapshot belongs to a fleet of another size or setup; start the run anew")
-        for name, array in state.items():
-            own[name][...] = array
+        put_back(self.snapshot(), state)
 
     def _install(self, who: Rows, at: NDArray[np.float64]) -> None:
         if not len(who):
@@ -208,7 +209,7 @@ class Fleet:
         """[B, C] reranker scores of the present pools and histories; computed once per change of either."""
         todo = who[~self.scored[who]]
         if len(todo):
-            self.device_scores[todo] = self.setup.scorer.scores(
+            self.device_scores[todo] = self.scorer.scores(
                 self.devices[todo], self.observed[todo], self._known_history(todo), self.pool.items[todo]
             )
             self.scored[todo] = True
@@ -221,7 +222,7 @@ class Fleet:
         """(items, scores) [B, own] of the resident catalogue; computed once per change of the history."""
         todo = who[self.own_step[who] != self.observed[who]]
         if len(todo):
-            self.own_items[todo], self.own_scores[todo] = self.setup.scorer.own(
+            self.own_items[todo], self.own_scores[todo] = self.scorer.own(
                 self.devices[todo], self.observed[todo], self._known_history(todo), self.setup.own
             )
             self.own_step[todo] = self.observed[todo]
@@ -245,4 +246,4 @@ class FleetLook:
 
     def state(self, history: Items, step: NDArray[np.int64]) -> Scores:
         """See policy.Look."""
-        return self.fleet.setup.scorer.state(self.fleet.devices[self.who], step, history)
+        return self.fleet.scorer.state(self.fleet.devices[self.who], step, history)

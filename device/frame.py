@@ -169,3 +169,19 @@ def open_frames(bodies: Sequence[bytes], kind: int) -> Reader:
     lengths = np.array([len(body) for body in bodies], np.int64)
     start = np.cumsum(lengths) - lengths
     return Reader(data, np.flatnonzero(data < 128), start + 2, start + lengths - 4, data[start + 1])
+
+
+def open_heads(bodies: Sequence[bytes], kind: int, nbytes: int) -> tuple[Reader, NDArray[np.uint8]]:
+    """Reader of what stands before the last `nbytes` of B messages of one kind, and those [B, nbytes]; CRC apart."""
+    for index, body in enumerate(bodies):
+        place = f"message {index} of {len(bodies)}"
+        check_frame(body, kind, place)
+        if len(body) < _SMALLEST + nbytes:
+            raise WireError(f"{place}: expected {_SMALLEST + nbytes} bytes or more, found {len(body)}; {RESEND}")
+    ends = [len(body) - 4 - nbytes for body in bodies]
+    data = np.frombuffer(b"".join(b[:end] for b, end in zip(bodies, ends, strict=True)) + bytes(_TAIL), np.uint8)
+    values = b"".join(body[end:-4] for body, end in zip(bodies, ends, strict=True))
+    stop = np.cumsum(np.array(ends, np.int64))
+    start = stop - np.array(ends, np.int64)
+    reader = Reader(data, np.flatnonzero(data < 128), start + 2, stop, data[start + 1])
+    return reader, np.frombuffer(values, np.uint8).reshape(len(bodies), nbytes)

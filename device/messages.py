@@ -8,6 +8,7 @@
              scores: none 0 bytes; float16 2n; int8 float32 scale, float32 offset (absent for n = 0), n codes 0..255
     priced   a reply of kind 4 that ends with the price of a request: float32
     patch    varint number of arrays; each: varint length, UTF-8 name, dtype code, varint ndim, dims, raw bytes
+    personal a device's own parameters: device/personal_codec.py
 
 A request of one-byte fields and n two-byte ids has 2 + 4 + 2n + 4 bytes; a float16 reply 2 + 3 + 4n + 4, a price
 4 more.

@@ -39,7 +39,7 @@ class View:
     age: NDArray[np.int64]  # [B, C] interactions since the history that each candidate's list was made from
     empty: NDArray[np.int64]  # [B] places of the newest list that the cloud left empty (invalid generations)
     taken: NDArray[np.int64]  # [B] rank in the shown list of what the user took; 0 = it was not in the pool
-    misses: NDArray[np.int64]  # [B] items taken since the newest list came that were not in the pool
+    misses: NDArray[np.int64]  # [B] items taken since the newest list came, not among the candidates shown
     hit_rate: NDArray[np.float64]  # [B] running share of taken items that were in the pool, newest weigh most
     idle_s: NDArray[np.float64]  # [B] seconds since the interaction before
     reply_age_s: NDArray[np.float64]  # [B] seconds since the newest list came

@@ -1,6 +1,6 @@
 """What the reranker says about candidates: computed in calls of one shape, or looked up where others computed it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,17 +42,25 @@ class ModelScorer:
 
     def scores(self, device: Rows, step: Rows, history: Items, candidates: Items) -> Scores:
         """See Scorer; ContractError for a wrong shape or numbers."""
+        return self.scored(candidates, lambda rows: self._shared(history[rows], candidates[rows]))
+
+    def scored(self, candidates: Items, ask: Callable[[Rows], Scores]) -> Scores:
+        """[B, C] by asking for the scores of rows of `candidates` in calls of one shape; ContractError for NaN."""
         out = np.empty(candidates.shape, np.float32)
         for rows, filled in batches(len(candidates)):
-            out[rows] = self._asked(history[filled], candidates[filled])[: len(rows)]
+            out[rows] = ask(filled)[: len(rows)]
         self._refuse_infinite(out, candidates == 0)
         return out
 
     def own(self, device: Rows, step: Rows, history: Items, k: int) -> tuple[Items, Scores]:
         """See Scorer; equal scores come in the order of their item ids. ContractError as in `scores`."""
+        return self.best(history, k, lambda rows: self.catalogue(history[rows]))
+
+    def best(self, history: Items, k: int, ask: Callable[[Rows], Scores]) -> tuple[Items, Scores]:
+        """See `own`; `ask` scores all resident items for rows of `history`, [b, M]."""
         items, scores = np.zeros((len(history), k), np.int32), np.zeros((len(history), k), np.float32)
         for rows, filled in batches(len(history)):
-            values = np.pad(self.catalogue(history[filled])[: len(rows)], ((0, 0), (0, 1)))
+            values = np.pad(ask(filled)[: len(rows)], ((0, 0), (0, 1)))
             self._refuse_infinite(values, np.zeros(values.shape, np.bool_))
             np.put_along_axis(values, self.places(history[rows]), -np.inf, axis=1)
             best, order = top_k(values[:, :-1], k)
@@ -72,7 +80,7 @@ class ModelScorer:
         if isinstance(self.model, RanksCatalogue):
             return self.model.catalogue(self.params, history)[:, self.resident]
         pool = np.broadcast_to(self.resident, (len(history), len(self.resident)))
-        return self._asked(history, np.ascontiguousarray(pool))
+        return self._shared(history, np.ascontiguousarray(pool))
 
     def state(self, device: Rows, step: Rows, history: Items) -> Scores:
         """See Scorer; ContractError when the model shows no state."""
@@ -88,9 +96,13 @@ class ModelScorer:
         """[n + 1, d] the embeddings it computes with, where the model names them."""
         return self.params[self.model.item_table] if isinstance(self.model, HasItemTable) else None
 
-    def _asked(self, history: Items, pool: Items) -> Scores:
+    def _shared(self, history: Items, pool: Items) -> Scores:
+        return self.asked(lambda: self.model.score(self.params, history, pool), history, pool)
+
+    def asked(self, score: Callable[[], Scores], history: Items, pool: Items) -> Scores:
+        """What `score()` says about `pool` [B, C] after `history`; ContractError for unknown items and other shapes."""
         try:
-            scores = self.model.score(self.params, history, pool)
+            scores = score()
         except IndexError as error:
             raise ContractError(
                 f"device model {type(self.model).__name__} does not know all items: histories go up to id "

@@ -10,17 +10,19 @@ from markupsafe import Markup
 
 from device.errors import RunError
 from reports import figures, tables
+from reports.holdings import HOLDINGS, HOLDINGS_NOTE, holding_rows, holdings
 from reports.html import asset, content_policy, data_uri, write_whole
 from reports.palette import COLOURS
 from reports.shares import small_tables
 from reports.tables import Column, Line
-from simulation.runs import SUMMARY, Run
+from simulation.runs import CONFIG, SUMMARY, Run
 
 _GLOSSARY = {
     "Unit": "One user is one device. Measures are averaged over each user's replayed steps first, then over users.",
     "Split": "The last interactions of every user are replayed one by one; everything learnt comes from before them.",
-    "Candidates": "The items ranked at a step are the pool the device holds at that moment. A target outside the pool "
-    "counts as 0, so pool recall is the ceiling of every measure; “in pool” leaves those steps out.",
+    "Candidates": "The items ranked at a step are the pool the device holds at that moment, with its own candidates "
+    "where the policy adds any. A target outside them counts as 0, so pool recall is the ceiling of every measure; “in "
+    "pool” leaves those steps out.",
     "Seen-filter": "Whether items of the user's own history may be shown is said by the configuration below.",
     "Ties": "Equal scores count with the expected value under a random order of the tied items.",
     "Request ratio": "Steps that ended with a request, divided by all steps.",
@@ -54,6 +56,8 @@ def render(runs: Sequence[Run]) -> str:
         "table": _table(runs, lines),
         "differences": _differences(lines),
         "shares": small_tables(lines),
+        "holdings_title": HOLDINGS,
+        "holdings_note": HOLDINGS_NOTE,
         "runs": [_about(run, tables.letter(i) if len(runs) > 1 else "") for i, run in enumerate(runs)],
     }
     try:
@@ -158,12 +162,14 @@ def _differences(lines: Sequence[Line]) -> list[dict[str, str]]:
 
 def _about(run: Run, letter: str) -> dict[str, Any]:
     protocol = {str(word).capitalize(): str(text) for word, text in run.summary.get("protocol", {}).items()}
+    held = holdings(run.config, run.path / CONFIG)
     return {
         "name": run.name,
         "letter": letter,
         "command": run.summary.get("command"),
         "leakage": run.summary.get("leakage", []),
         "examples": run.summary.get("examples", []),
+        "holdings": holding_rows(held, held),
         "glossary": _GLOSSARY | protocol,
         "config": run.config_toml,
         "env": json.dumps(run.env, indent=2, ensure_ascii=False),

@@ -18,7 +18,7 @@ from simulation.build import hint
 from simulation.runs import Run
 from simulation.schema import POLICY, USER
 from simulation.statistics import Difference, Interval, holm, mean_interval, paired_difference
-from simulation.sweep_folder import BOUND_FAMILY, CELLS_FILE, Sweep
+from simulation.sweep_folder import CELLS_FILE, Sweep
 
 __all__ = [
     "Comparison",
@@ -115,7 +115,7 @@ def compare_sweep(
     """Policies of a sweep at equal request ratios (see `reports.tradeoff_readings.leads`), one row per budget.
 
     The first policy of `pair` minus the second; or all minus `against`, without either minus never. RunError for what
-    the sweep lacks, for a bound (it knows the future), and where two policies have no ratio in common.
+    the sweep lacks, and where two policies have no ratio in common.
     """
     if measure not in sweep.measures:
         raise RunError(f"{sweep.path}: measure {measure!r} was not computed; it has {', '.join(sweep.measures)}")
@@ -123,8 +123,6 @@ def compare_sweep(
     other = pair[1] if pair else against if against is not None else points.policy[points.never]
     for policy in pair or (other,):
         _known(policy, points.policies, sweep.path)
-        if points.family_of(policy) == BOUND_FAMILY:
-            raise RunError(f"{sweep.path}: {policy!r} knows the future, so it is compared with nothing; see the page")
     if pair:
         _refuse_same(pair, sweep.path)
     chosen = [lead for lead in leads(points, measure, other) if not pair or lead.policy == pair[0]]

@@ -10,17 +10,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from reports import tables
+from reports.holdings import HOLDINGS, HOLDINGS_NOTE, holding_rows
 from reports.palette import COLOURS, MARKERS, STYLE
-from reports.tradeoff_best import BEST_NOTE, best_rows
-from reports.tradeoff_calibration import CALIBRATION_NOTE, calibration_rows
+from reports.tradeoff_best import BEST, BEST_NOTE, EQUAL, best_rows
+from reports.tradeoff_gains import GAIN_MEASURE, GAINS, GAINS_NOTE, gain_rows
 from reports.tradeoff_points import REQUESTS, Points
-from reports.tradeoff_readings import LEAST, Reading, bound_at, read_at, shares_defined
+from reports.tradeoff_readings import bound_at, shares_defined
+from reports.tradeoff_shares import (
+    BOUND_NOTE,
+    bounds_of,
+    ratio_text,
+    recovered_rows,
+    share_note,
+    shown_ratios,
+    undefined_note,
+)
+from reports.tradeoff_spent import SPENT, SPENT_NOTE, spent_rows
 from reports.tradeoff_stats import interval
 from simulation import sweep_folder as f
 from simulation.statistics import Interval
 
-BUDGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
-"""Request ratios that the tables read off, those of the published comparisons."""
 _BOUND_DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 1, 2)))
 _INK, _SOFT = "#333b44", "#6b7580"
 
@@ -31,7 +40,7 @@ def tradeoff_figure(points: Points, measure: str) -> str:
     Policies are lines, floors horizontal lines with their names, bounds dashed (first measure only).
     """
     with mpl.rc_context(STYLE):
-        lines = [label for label in points.policies if points.family_of(label) not in (f.FLOOR, f.BOUND_FAMILY)]
+        lines = [label for label in points.policies if points.family_of(label) != f.FLOOR]
         figure = Figure(figsize=(7.2, 4.3 + 0.2 * -(-len(lines) // 2)), layout="constrained")
         axes = figure.subplots()
         for i, label in enumerate(lines):
@@ -51,48 +60,46 @@ def tradeoff_figure(points: Points, measure: str) -> str:
 
 
 def markdown_table(points: Points, measure: str) -> str:
-    """Share of the never-to-always difference that each policy recovers at 5, 10, 20, 30 and 50 % of requests.
+    """Share of the never-to-always difference that each policy recovers without asking and at some request ratios.
 
-    In Markdown with 95 % intervals and a trailing line feed; below it the values of floors and bounds themselves, ours
-    minus the best published policy at each wanted ratio, and, for the first measure, predicted and realised gains.
-    A dash: the policy has no point within 5 % of that ratio.
+    In Markdown with 95 % intervals and a trailing line feed; below it the values of floors and bounds themselves, what
+    was wanted and spent, ours minus the best published policy, what devices hold, predicted and realised gains.
     """
+    bounds = bounds_of(points, measure)
     parts = [
-        _markdown([["Policy", *map(_budget, BUDGETS)], *recovered_rows(points, measure)]),
+        _markdown(recovered_rows(points, measure)),
         *([] if shares_defined(points, measure) else [undefined_note(measure) + "\n"]),
+        share_note(points, measure) + "\n",
+        *([BOUND_NOTE + "\n"] if bounds else []),
         _markdown([["Value", "requests per step", measure.upper()], *_floor_rows(points, measure)]),
-        BEST_NOTE + "\n",
-        _markdown([[" ".join(cell) for cell in row] for row in best_rows(points, measure)]),
+        *_titled(SPENT, SPENT_NOTE, spent_rows(points)),
+        *_best(points, measure),
+        *_titled(HOLDINGS, HOLDINGS_NOTE, holding_rows(points.holdings, points.policies)),
+        *_gains(points, measure),
     ]
-    if measure == points.measures[0] and (rows := calibration_rows(points)):
-        parts += [CALIBRATION_NOTE + "\n", _markdown(rows)]
     return "\n".join(parts)
 
 
-def undefined_note(measure: str) -> str:
-    """Why differences stand in the place of shares."""
-    return (
-        f"In {measure.upper()} always asking is hardly better than never: the 95 % interval of their difference does "
-        f"not lie above 0, or the difference is below {100 * LEAST:.0f} % of never's value. Shares of it would say "
-        "nothing, so every policy is shown as the plain difference to never asking."
-    )
+def _titled(title: str, note: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table with its title and note above; nothing without rows."""
+    return [f"{title}. {note}\n", _markdown(rows)] if rows else []
 
 
-def recovered_rows(points: Points, measure: str) -> list[list[str]]:
-    """Rows of that table as text: label and one share per budget, policies first, then the bounds.
+def _best(points: Points, measure: str) -> list[str]:
+    """Ours minus the best published policy; nothing without a policy of ours."""
+    parts = []
+    for axis, title in EQUAL.items():
+        if rows := best_rows(points, measure, axis):
+            parts += [f"{title}:\n", _markdown([[" ".join(cell) for cell in row] for row in rows])]
+    return [f"{BEST}. {BEST_NOTE}\n", *parts] if parts else []
 
-    Differences to never in the place of shares where these are not defined.
-    """
-    rows = [
-        [label, *(_share(read_at(points, measure, label, REQUESTS, at)) for at in BUDGETS)]
-        for label in points.policies
-        if points.family_of(label) != f.FLOOR
-    ]
-    never, always = points.means(measure)[[points.never, points.always]]
-    whole = always - never if shares_defined(points, measure) else None
-    for label, curve in _bounds_of(points, measure).items():
-        rows.append([label, *(_gain(bound_at(curve, at) - never, whole) for at in BUDGETS)])
-    return rows
+
+def _gains(points: Points, measure: str) -> list[str]:
+    """Predicted and realised gains, which are in one measure; for another of the sweep, where they are."""
+    rows = gain_rows(points)
+    if rows and measure != GAIN_MEASURE and GAIN_MEASURE in points.measures:
+        return [f"{GAINS}: in {GAIN_MEASURE.upper()} only, so not here; see the table of that measure.\n"]
+    return _titled(GAINS, GAINS_NOTE, rows)
 
 
 def _floor_rows(points: Points, measure: str) -> list[list[str]]:
@@ -101,15 +108,11 @@ def _floor_rows(points: Points, measure: str) -> list[list[str]]:
         if points.family_of(label) == f.FLOOR:
             at = float(points.cost[REQUESTS][points.of(label)[0]])
             rows.append([label, tables.percent(at), tables.with_interval(_plain(_value(points, measure, label)))])
-    for label, curve in _bounds_of(points, measure).items():
-        for at in BUDGETS:
+    for label, curve in bounds_of(points, measure).items():
+        for at in shown_ratios(points):
             if not np.isnan(bound_at(curve, at)):
-                rows.append([label, f"at most {_budget(at)}", tables.decimal(bound_at(curve, at))])
+                rows.append([label, f"at most {ratio_text(at)}", tables.decimal(bound_at(curve, at))])
     return rows
-
-
-def _bounds_of(points: Points, measure: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return dict(points.bounds) if measure == points.measures[0] else {}
 
 
 def _value(points: Points, measure: str, label: str) -> Interval:
@@ -119,26 +122,6 @@ def _value(points: Points, measure: str, label: str) -> Interval:
 
 def _plain(found: Interval) -> dict[str, float]:
     return {"mean": found.mean, "low": found.low, "high": found.high}
-
-
-def _share(reading: Reading | None) -> str:
-    if reading is None:
-        return tables.ABSENT
-    found = reading.recovered
-    if found is None:
-        return tables.with_interval(_plain(reading.gain), sign="+")
-    return f"{100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
-
-
-def _gain(gain: float, whole: float | None) -> str:
-    """A difference to never as its share of `whole`, or plain where that is None."""
-    if np.isnan(gain):
-        return tables.ABSENT
-    return f"{gain:+.4f}" if whole is None else f"{100 * gain / whole:.0f} %"
-
-
-def _budget(at: float) -> str:
-    return f"{100 * at:.0f} %"
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -8,17 +8,20 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from reports.holdings import HOLDINGS, HOLDINGS_NOTE, holding_rows
 from reports.html import asset, content_policy, data_uri, write_whole
-from reports.tradeoff_best import BEST_NOTE, best_rows
-from reports.tradeoff_calibration import CALIBRATION_NOTE, calibration_rows
-from reports.tradeoff_figures import BUDGETS, recovered_rows, tradeoff_figure, undefined_note
+from reports.tradeoff_best import BEST, BEST_NOTE, EQUAL, best_rows
+from reports.tradeoff_figures import tradeoff_figure
+from reports.tradeoff_gains import GAINS, GAINS_NOTE, gain_rows
 from reports.tradeoff_payload import payload, random_label
 from reports.tradeoff_points import Points, load
 from reports.tradeoff_readings import shares_defined
+from reports.tradeoff_shares import BOUND_NOTE, any_unasked, recovered_rows, share_note, undefined_note
+from reports.tradeoff_spent import SPENT, SPENT_NOTE, spent_rows
 from simulation import sweep_folder as f
 from simulation.sweep_folder import PAGE, Sweep
 
-_SCRIPTS: Final = ("tradeoff.js", "tradeoff_view.js", "tradeoff_tables.js", "tradeoff_calibration.js")
+_SCRIPTS: Final = ("tradeoff.js", "tradeoff_view.js", "tradeoff_tables.js", "tradeoff_gains.js")
 _STYLES: Final = ("page.css", "tradeoff.css")
 _GLOSSARY: Final = {
     "Value": "Mean of the measure over a user's replayed steps, then over seeds, then over users. All policies are met "
@@ -29,22 +32,24 @@ _GLOSSARY: Final = {
     "Intervals": "95 %, percentile bootstrap over users: a drawn user comes with all its seeds and is the same for "
     "policy, never and always. Costs are held as measured.",
     "Recovered": "(policy − never) / (always − never): 0 % is never asking, 100 % always asking. Where always is "
-    "hardly better than never (by less than 1 %, or not in the 95 % interval), the plain difference to never instead.",
+    "hardly better than never (by less than 1 %, or not in the 95 % interval), the plain difference to never instead. "
+    "Devices with other lists, or with candidates of their own, begin above 0 %: what they have without asking stands "
+    "beside it.",
     "Of the gain": "(policy − never) / (bound − never) at the same request ratio. The bound knows which item comes "
-    "next; it is held as measured.",
-    "Bound": "Best value that any schedule of requests could reach with at most that many requests, exactly, per user, "
-    "with the pools that the protocol names. Asking at the right moments can beat always asking; a policy with longer "
-    "lists, more of them or candidates of its own is not bound by it.",
+    "next; it is held as measured. More than 100 % is possible, see the bound.",
+    "Bound": "The best schedule of requests in hindsight with at most that many requests, with the lists that the "
+    "bound is named after and under the best of the fusions it was computed for (see “Bounds”). A policy with another "
+    "fusion, longer lists, more of them or candidates of its own can lie above it. Asking at the right moments can "
+    "beat always asking.",
     "Pareto front": "A point is on it when no other costs no more and is worth no less. The share says in how many of "
-    "the resamples it is on the front. Policies that know the future are left out, as are points of unknown cost.",
+    "the resamples it is on the front. Bounds and points of unknown cost are left out.",
     "Normalised area": "(area under policy − under random) / (area under bound − under random), over the request "
     "ratios that all three cover.",
     "Hypervolume": "Area between a policy's points and the reference point (greatest cost of all points, value of "
     "never asking): measure times cost.",
     "Differences": "Paired t over users of the values interpolated at the same realised request ratio; d_z is the mean "
     "of the differences over their standard deviation.",
-    "Costs": "Bytes are exact lengths of the encoded messages without the installation, which is shown apart. Latency "
-    "is virtual seconds from a request to its usable reply.",
+    "Costs": "Bytes are exact lengths of the encoded messages without the installation, which is shown apart.",
 }
 
 
@@ -64,19 +69,33 @@ def render(sweep: Sweep, points: Points) -> str:
         "csp": content_policy(css, script),
         "css": Markup(css),
         "script": Markup(script),
-        "data": Markup(payload(sweep, points)),
+        "data": Markup(payload(points)),
         "title": str(sweep.summary.get("name", sweep.name)),
         "facts": _facts(points),
         "measure": measure.upper(),
         "figure": data_uri(tradeoff_figure(points, measure)),
-        "budgets": [f"{100 * budget:.0f} %" for budget in BUDGETS],
         "recovered": recovered_rows(points, measure),
+        "share_note": share_note(points, measure),
+        "bound_note": BOUND_NOTE if points.bounds else None,
+        "unasked": any_unasked(points),
+        "spent_title": SPENT,
+        "spent_note": SPENT_NOTE,
+        "spent": spent_rows(points),
         "undefined": None if shares_defined(points, measure) else undefined_note(measure),
-        "best": best_rows(points, measure),
+        "best": [
+            {"axis": axis, "title": said, "rows": rows}
+            for axis, said in EQUAL.items()
+            if (rows := best_rows(points, measure, axis))
+        ],
+        "best_title": BEST,
         "best_note": BEST_NOTE,
-        "calibration": calibration_rows(points),
-        "calibration_note": CALIBRATION_NOTE,
-        "glossary": _GLOSSARY | _random(sweep, points) | protocol,
+        "holdings_title": HOLDINGS,
+        "holdings_note": HOLDINGS_NOTE,
+        "holdings": holding_rows(points.holdings, points.policies),
+        "gains": gain_rows(points),
+        "gains_title": GAINS,
+        "gains_note": GAINS_NOTE,
+        "glossary": _GLOSSARY | _random(points) | protocol,
         "command": sweep.summary.get("command"),
         "config": sweep.config_toml,
         "env": json.dumps(sweep.env, indent=2, ensure_ascii=False),
@@ -84,8 +103,8 @@ def render(sweep: Sweep, points: Points) -> str:
     return environment.from_string(asset("tradeoff.jinja")).render(content)
 
 
-def _random(sweep: Sweep, points: Points) -> dict[str, str]:
-    label = random_label(sweep, points)
+def _random(points: Points) -> dict[str, str]:
+    label = random_label(points)
     said = f"The policy {label!r}." if label else "This sweep has no policy that asks at random: no area is given."
     return {"Random": said}
 
@@ -96,8 +115,8 @@ def _facts(points: Points) -> list[tuple[str, str]]:
     return [
         ("users", f"{points.users:,}"),
         ("seeds", str(points.seeds)),
-        ("policies", str(len(policies))),
-        ("points", str(len(points.policy))),
+        ("policies", f"{len(policies)} + {len(points.policies) - len(policies)} references"),
+        ("points of policies", str(sum(family != f.FLOOR for family in points.family))),
         (f"{first}, never asking", f"{means[points.never]:.4f}"),
         (f"{first}, always asking", f"{means[points.always]:.4f}"),
     ]

@@ -9,42 +9,42 @@ import numpy as np
 
 from reports import tradeoff_readings as readings
 from reports.palette import COLOURS, MARKERS
-from reports.tradeoff_calibration import calibration_payload
-from reports.tradeoff_figures import undefined_note
-from reports.tradeoff_points import AXES, REQUESTS, Points
+from reports.tradeoff_gains import gain_payload
+from reports.tradeoff_points import AXES, BYTES, REQUESTS, Points
+from reports.tradeoff_shares import unasked, undefined_note
+from reports.tradeoff_spent import OFF
 from reports.tradeoff_stats import REACH, Floats
 from simulation import sweep_folder as f
 from simulation.statistics import Interval
-from simulation.sweep_folder import Sweep
 
 _AXES: Final = {
     REQUESTS: ("Requests per step", "share"),
-    "bytes": ("Bytes per step, both directions", "bytes"),
-    "latency": ("Latency of a reply, median", "s"),
+    BYTES: ("Bytes per step, both directions", "bytes"),
     "cloud": ("Cloud seconds per step", "s"),
     "energy": ("Device energy per step", "J"),
 }
 _STEPS: Final = 65_535
 
 
-def payload(sweep: Sweep, points: Points) -> str:
+def payload(points: Points) -> str:
     """One JSON object; numbers have six significant digits, unknown ones are null."""
     policies, measures = points.policies, points.measures
     axes = [axis for axis in AXES if np.isfinite(points.cost[axis]).any()]
     content = {
         "reach": REACH,
         "least": readings.LEAST,
+        "off": OFF,
         "floor": f.FLOOR,
-        "bound": f.BOUND_FAMILY,
         "colours": COLOURS,
         "markers": MARKERS,
         "measures": [{"key": one, "title": one.upper()} for one in measures],
         "axes": [dict(zip(("key", "title", "unit"), (axis, *_AXES[axis]), strict=True)) for axis in axes],
         "policies": [
             {"label": label, "family": points.family_of(label), "points": points.of(label).tolist()}
+            | {"unasked": _unasked(points, label)}
             for label in policies
         ],
-        "random": random_label(sweep, points),
+        "random": random_label(points),
         "shares": {one: readings.shares_defined(points, one) for one in measures},
         "undefined": {one: undefined_note(one) for one in measures},
         "never": points.never,
@@ -57,17 +57,22 @@ def payload(sweep: Sweep, points: Points) -> str:
         "bounds": [{"label": label, "x": _numbers(x), "y": _numbers(y)} for label, (x, y) in points.bounds.items()],
         "front": {one: {axis: _front(points, one, axis) for axis in axes} for one in measures},
         "volume": {one: {axis: _volumes(points, one, axis) for axis in axes} for one in measures},
-        "area": {bound: _areas(points, bound, random_label(sweep, points)) for bound in points.bounds},
-        "calibration": calibration_payload(points),
+        "area": {bound: _areas(points, bound, random_label(points)) for bound in points.bounds},
+        "gains": gain_payload(points),
         "leads": {one: {against: _leads(points, one, against) for against in policies} for one in measures},
     }
     return json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def random_label(sweep: Sweep, points: Points) -> str | None:
-    """The policy that asks at random: the summary's `random`, else the first whose label starts with that word."""
-    said = sweep.summary.get("random")
-    return next((one for one in points.policies if one == said or one.lower().startswith("random")), None)
+def random_label(points: Points) -> str | None:
+    """The policy that asks at random: the first whose label starts with that word."""
+    return next((one for one in points.policies if one.lower().startswith("random")), None)
+
+
+def _unasked(points: Points, label: str) -> int | None:
+    """The point of the same devices without a request (see `unasked`); None for floors and where there is none."""
+    found = None if points.family_of(label) == f.FLOOR else unasked(points, label)
+    return int(points.of(found[0])[0]) if found else None
 
 
 def _numbers(values: Iterable[float] | Floats) -> list[float | None]:

@@ -7,34 +7,33 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from device.errors import RunError
 from reports import tradeoff_stats as stats
+from reports.holdings import Holding, holdings
 from reports.tradeoff_stats import Floats
 from simulation import sweep_folder as f
-from simulation.config_tables import PolicyTable
 from simulation.sweep_folder import Sweep
 
 REQUESTS: Final = "requests"
+BYTES: Final = "bytes"
 AXES: Final = {
     REQUESTS: (f.REQUEST_RATIO,),
-    "bytes": (f.BYTES_UP_PER_STEP, f.BYTES_DOWN_PER_STEP),
-    "latency": (f.LATENCY_P50_S,),
+    BYTES: (f.BYTES_UP_PER_STEP, f.BYTES_DOWN_PER_STEP),
     "cloud": (f.CLOUD_SECONDS_PER_STEP,),
     "energy": (f.ENERGY_J_PER_STEP,),
 }
-"""Axis -> the columns of cells.parquet that add up to it."""
+"""Axis -> the columns of cells.parquet that add up to it: costs that asking less often lowers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
     """P points (a policy at a budget, mean over seeds) of U users; policies and points in the order of the sweep.
 
-    cost: axis -> [P], NaN where unknown; values: measure -> [U, P]; resampled: measure -> [R, P];
-    bounds: name -> (request ratios, value of the first measure), both [G], mean over seeds; resident: policy -> share
-    of the catalogue from which the device adds candidates of its own, 0 where it adds none or the configuration does
-    not name the policy; calibration: rows of calibration.parquet.
+    cost: axis -> [P], NaN where unknown; latency: [P] median seconds from a request to its usable reply, NaN without;
+    values: measure -> [U, P]; resampled: measure -> [R, P];
+    bounds: name -> (request ratios, value of the first measure), both [G], mean over seeds; holdings: policy -> what
+    its devices hold, without those that the configuration does not name; gains: rows of calibration.parquet.
     """
 
     policy: tuple[str, ...]
@@ -42,14 +41,15 @@ class Points:
     budget: Floats
     install_bytes: Floats
     cost: Mapping[str, Floats]
+    latency: Floats
     values: Mapping[str, Floats]
     resampled: Mapping[str, Floats]
     bounds: Mapping[str, tuple[Floats, Floats]]
     never: int
     always: int
     seeds: int
-    resident: Mapping[str, float]
-    calibration: pd.DataFrame
+    holdings: Mapping[str, Holding]
+    gains: pd.DataFrame
 
     @property
     def users(self) -> int:
@@ -76,6 +76,11 @@ class Points:
     def family_of(self, policy: str) -> str:
         """The family a policy belongs to."""
         return self.family[int(self.of(policy)[0])]
+
+    def resident(self, policy: str) -> float:
+        """Share of the catalogue from which a policy's devices add candidates of their own, 0 where none is known."""
+        held = self.holdings.get(policy)
+        return held.resident if held else 0.0
 
     def weights(self, policy: str, axis: str, at: float) -> Floats:
         """Weights [P] of the points for `policy` at cost `at`, see `weights_at`; a floor is the same at every cost."""
@@ -105,25 +110,16 @@ def load(sweep: Sweep, *, resamples: int = 1000) -> Points:
         budget=first[f.BUDGET].to_numpy(float),
         install_bytes=_mean(cells, (f.INSTALL_BYTES,), point),
         cost={axis: _mean(cells, columns, point) for axis, columns in AXES.items()},
+        latency=_mean(cells, (f.LATENCY_P50_S,), point),
         values=values,
         resampled=dict(zip(values, parts, strict=True)),
         bounds=_bounds(sweep),
         never=_labelled(labels, "never", sweep),
         always=_labelled(labels, "always", sweep),
         seeds=int(cells[f.SEED].nunique()),
-        resident=dict.fromkeys(labels, 0.0) | _resident(sweep),
-        calibration=sweep.calibration,
+        holdings=holdings(sweep.config, sweep.path / f.CONFIG),
+        gains=sweep.calibration,
     )
-
-
-def _resident(sweep: Sweep) -> dict[str, float]:
-    try:
-        tables = [PolicyTable.model_validate(one) for one in sweep.config.get("policies", [])]
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"a policy's {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise RunError(f"{sweep.path / f.CONFIG}: {what}; the file is damaged, repeat the sweep") from error
-    return {table.label: table.resident if table.own else 0.0 for table in tables}
 
 
 def _point_of(cells: pd.DataFrame) -> NDArray[np.int64]:
@@ -178,8 +174,14 @@ def _bounds(sweep: Sweep) -> dict[str, tuple[Floats, Floats]]:
         places = np.unique(np.concatenate([curve.index.to_numpy(float) for curve in curves]))
         places = places[places >= low]
         lines = [np.interp(places, curve.index.to_numpy(float), curve.to_numpy(float)) for curve in curves]
-        found[str(name)] = (places, np.asarray(np.mean(lines, axis=0), np.float64))
+        found[_called(str(name))] = (places, np.asarray(np.mean(lines, axis=0), np.float64))
     return found
+
+
+def _called(bound: str) -> str:
+    """How a bound is called where it is shown: `optimum, ...` is the best schedule of requests in hindsight."""
+    rest = bound.removeprefix("optimum, ")
+    return bound if rest == bound else f"hindsight schedule, {rest}"
 
 
 def _labelled(labels: tuple[str, ...], key: str, sweep: Sweep) -> int:

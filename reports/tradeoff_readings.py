@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from reports import tradeoff_stats as stats
 from reports.tradeoff_points import REQUESTS, Points
 from reports.tradeoff_stats import Floats
-from simulation import sweep_folder as f
 from simulation.statistics import Difference, Interval
 
 LEAST = 0.01
@@ -74,9 +73,8 @@ def bound_at(curve: tuple[Floats, Floats], at: float) -> float:
 
 
 def front(points: Points, measure: str, axis: str) -> tuple[NDArray[np.bool_], Floats]:
-    """Which points are Pareto-optimal among all that do not know the future, and the share of resamples they are."""
-    bound = np.array([family == f.BOUND_FAMILY for family in points.family])
-    cost = np.where(bound, np.nan, points.cost[axis])
+    """Which points are Pareto-optimal among all, and the share of resamples they are."""
+    cost = points.cost[axis]
     inside = stats.on_front(cost, points.resampled[measure])
     return stats.on_front(cost, points.means(measure)), np.asarray(inside.mean(axis=0), np.float64)
 
@@ -125,7 +123,7 @@ def area(points: Points, policy: str, random: str, bound: str) -> Area | None:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """`policy` minus `against` at equal request ratio `at`; p_holm is corrected over all leads of one call."""
+    """`policy` minus `against` at equal cost `at` of an axis; p_holm is corrected over all leads of one call."""
 
     policy: str
     against: str
@@ -143,23 +141,29 @@ def leads(points: Points, measure: str, against: str) -> list[Lead]:
     places = []
     for i, policy in enumerate(points.policy):
         wanted = float(points.budget[i] if np.isfinite(points.budget[i]) else points.cost[REQUESTS][i])
-        skipped = policy == against or points.family[i] == f.BOUND_FAMILY
-        if not skipped and reaches(points, wanted, policy, against):
+        if policy != against and reaches(points, wanted, policy, against):
             places.append((policy, against, wanted))
     return paired(points, measure, places)
 
 
-def reaches(points: Points, at: float, *policies: str) -> bool:
-    """Whether all of `policies` can be read off at request ratio `at`."""
-    weights = [points.weights(policy, REQUESTS, at) for policy in policies]
+def reaches(points: Points, at: float, *policies: str, axis: str = REQUESTS) -> bool:
+    """Whether all of `policies` can be read off at cost `at` of `axis`."""
+    weights = [points.weights(policy, axis, at) for policy in policies]
     return bool(np.isfinite([at, *(one.sum() for one in weights)]).all())
 
 
-def paired(points: Points, measure: str, places: Sequence[tuple[str, str, float]]) -> list[Lead]:
-    """The lead at each (policy, against, request ratio), which both must reach; one Holm correction over all."""
+def spent(points: Points, axis: str, policy: str, at: float) -> float:
+    """What `policy` spends on `axis` at request ratio `at`, which it must reach; NaN where that is unknown."""
+    return float(_mixed(points.cost[axis][None], points.weights(policy, REQUESTS, at))[0])
+
+
+def paired(
+    points: Points, measure: str, places: Sequence[tuple[str, str, float]], *, axis: str = REQUESTS
+) -> list[Lead]:
+    """The lead at each (policy, against, cost on `axis`), which both must reach; one Holm correction over all."""
     values = points.values[measure]
     pairs = [
-        (_mixed(values, points.weights(policy, REQUESTS, at)), _mixed(values, points.weights(against, REQUESTS, at)))
+        (_mixed(values, points.weights(policy, axis, at)), _mixed(values, points.weights(against, axis, at)))
         for policy, against, at in places
     ]
     return [Lead(*place, *test) for place, test in zip(places, stats.holm_differences(pairs), strict=True)]

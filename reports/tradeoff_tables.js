@@ -22,14 +22,23 @@ function reach(policy) {
   const [low, high] = [cost(Math.min(...costs)), cost(Math.max(...costs))];
   return low === high ? `only at ${low}` : `from ${low} to ${high}`;
 }
+/** A share or gain with what the same devices have without a request, where that is more than plain never asking. */
+function withUnasked(made, { unasked }) {
+  if (!known(unasked) || unasked === data.never) return made;
+  const values = data.values[state.measure];
+  const gain = values[unasked] - values[data.never];
+  const said = data.shares[state.measure] ? `${whole(gain / (values[data.always] - values[data.never]))} %` : decimal(gain, "+");
+  made.append(html("small", {}, `unasked ${said}`));
+  return made;
+}
 function fillReadings() {
-  heading("readings", "Policy", [measureTitle(), "95 % interval"], data.shares[state.measure] ? ["Recovered", "of never to always"] : ["Minus never", "95 % interval"], ["Of the gain", `of ${boundName()}`], ["Installed", "bytes per device"]);
+  heading("readings", "Policy", [measureTitle(), "95 % interval"], data.shares[state.measure] ? ["Recovered", "of never to always"] : ["Minus never", "95 % interval"], ["Of the gain", "of the chosen bound"], ["Installed", "bytes per device"]);
   const found = data.policies.map((policy) => ({ policy, reading: read(policy, state.at) }));
   const rows = found.filter((one) => one.reading).map(({ policy, reading }) => ({
     value: reading.value[0], policy, reading,
     row: html("tr", policy.family === data.floor ? { class: "reference" } : {}, name(policy, note(policy)),
       cell(decimal(reading.value[0]), `[${decimal(reading.value[1])}, ${decimal(reading.value[2])}]`),
-      reading.recovered ? shareCell(reading.recovered) : gainCell(reading.gain), shareCell(reading.ofBound), cell(bytes(reading.install))),
+      withUnasked(reading.recovered ? shareCell(reading.recovered) : gainCell(reading.gain), policy), shareCell(reading.ofBound), cell(bytes(reading.install))),
   }));
   const top = onBoundAxis() && data.bounds.length ? boundAt(data.bounds[state.bound], state.at) : null;
   if (known(top)) rows.push({ value: top, row: boundRow(top) });
@@ -37,7 +46,7 @@ function fillReadings() {
   const beyond = found.filter((one) => !one.reading).map(({ policy }) =>
     html("tr", { class: "beyond" }, name(policy, reach(policy)), ...[1, 2, 3, 4].map(() => cell(ABSENT))));
   byId("readings").tBodies[0].replaceChildren(...rows.map((one) => one.row), ...beyond);
-  const best = rows.find((one) => one.policy && one.policy.family !== data.floor && one.policy.family !== data.bound);
+  const best = rows.find((one) => one.policy && one.policy.family !== data.floor);
   const at = `At ${cost(state.at)} (${axis().title.toLowerCase()}) `;
   const gained = ({ recovered, gain }) => (recovered ? `${whole(recovered[0])} % of the way from never to always asking` : `${decimal(gain[0], "+")} over never asking`);
   const said = best ? `“${best.policy.label}” is best: ${measureTitle()} ${decimal(best.value)}, ${gained(best.reading)}.` : "no policy has a point.";
@@ -49,7 +58,7 @@ function boundRow(top) {
   const values = data.values[state.measure];
   const gain = top - values[data.never];
   const part = data.shares[state.measure] ? `${whole(gain / (values[data.always] - values[data.never]))} %` : decimal(gain, "+");
-  const label = html("th", { scope: "row" }, boundName(), html("small", {}, "bound, knows the future"));
+  const label = html("th", { scope: "row" }, boundName(), html("small", {}, "knows the next items"));
   return html("tr", { class: "reference bound" }, label, cell(decimal(top)), cell(part), cell(worth(top) ? "100 %" : ABSENT), cell(ABSENT));
 }
 const third = (value) => value.toFixed(3).replace("-", "−");
@@ -59,13 +68,13 @@ function areaCell([value, low, high, from, to]) {
 function fillFront() {
   const front = data.front[state.measure][state.axis];
   const areas = onBoundAxis() && data.bounds.length ? data.area[boundName()] : null;
-  byId("front-lead").textContent = `${measureTitle()} against ${axis().title.toLowerCase()}. In brackets the share of resamples in which a point is Pareto-optimal.`;
-  heading("front", "Policy", ["Points on the front", "bold; others that are on it in 5 % of resamples or more"], ["Normalised area", "0 random, 1 bound"], ["Hypervolume", "larger is better"]);
-  const rows = data.policies.map((policy, i) => ({ policy, i })).filter(({ policy }) => policy.family !== data.bound);
+  byId("front-lead").textContent = `${measureTitle()} against ${axis().title.toLowerCase()}. Beside each point that is Pareto-optimal, in how many of the draws of users it is.`;
+  heading("front", "Policy", ["Points on the front", "bold; others that are on it in 5 % of draws or more"], ["Normalised area", "0 random, 1 bound"], ["Hypervolume", "larger is better"]);
+  const rows = data.policies.map((policy, i) => ({ policy, i }));
   rows.sort((a, b) => data.volume[state.measure][state.axis][b.i][0] - data.volume[state.measure][state.axis][a.i][0]);
   byId("front").tBodies[0].replaceChildren(...rows.map(({ policy, i }) => {
     const on = policy.points.filter((point) => front.inside[point] || front.share[point] >= 0.05).map((point) => {
-      const text = `${cost(data.cost[state.axis][point])} (${whole(front.share[point])} %)`;
+      const text = `${cost(data.cost[state.axis][point])}${state.axis === "requests" ? " of steps" : ""} (on the front in ${whole(front.share[point])} % of draws)`;
       return html(front.inside[point] ? "strong" : "span", { class: "point" }, text);
     });
     const area = areas && areas[i];
@@ -116,6 +125,7 @@ function setBudget(at) {
 }
 function redraw(at) {
   drawChart();
+  if (byId("bound-note")) byId("bound-note").hidden = !onBoundAxis();
   fillFront();
   fillLeads();
   setBudget(at);
@@ -125,6 +135,7 @@ function start() {
   return state.axis === "requests" && high >= 0.2 ? 0.2 : low + 0.4 * (high - low);
 }
 function choices(id, options, change) {
+  byId(id).closest("label").hidden = options.length < 2;
   byId(id).append(...options.map(([value, text]) => html("option", { value }, text)));
   byId(id).addEventListener("change", () => change(byId(id).value));
 }
@@ -145,14 +156,13 @@ function legendButton(one, picture) {
   return button;
 }
 function fillLegend() {
-  byId("legend").replaceChildren(...lines.map((one) => legendButton(one, key(one))), ...data.bounds.map((one) => legendButton(one, boundKey(one))));
+  byId("legend").replaceChildren(...lines.map((one) => legendButton(one, key(one))), ...data.bounds.slice(state.bound, state.bound + 1).map((one) => legendButton(one, boundKey(one))));
 }
 choices("measure", data.measures.map((one) => [one.key, one.title]), (value) => { state.measure = value; redraw(state.at); });
 choices("axis", data.axes.map((one) => [one.key, one.title]), (value) => { state.axis = value; redraw(start()); });
-choices("bound", data.bounds.map((one, i) => [i, one.label]), (value) => { state.bound = Number(value); redraw(state.at); });
+choices("bound", data.bounds.map((one, i) => [i, one.label]), (value) => { state.bound = Number(value); fillLegend(); redraw(state.at); });
 choices("against", data.policies.map((one) => [one.label, one.label]), (value) => { state.against = value; fillLeads(); });
 byId("against").value = state.against;
-byId("bound-label").hidden = data.bounds.length < 2;
 byId("budget").addEventListener("input", () => { const { low, step } = domain(); setBudget(low + Number(byId("budget").value) * step); });
 byId("toggle-all").addEventListener("click", () => {
   const all = state.hidden.size === 0;

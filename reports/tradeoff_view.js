@@ -26,7 +26,7 @@ function look(policy) {
     colour: data.colours[i % n],
     shape: SHAPES[data.markers[(i + Math.floor(i / n)) % data.markers.length]],
     width: policy.family === "ours" ? 2.8 : 1.5,
-    dash: { ablation: "2 3", [data.bound]: "7 4" }[policy.family] || "none",
+    dash: policy.family === "ablation" ? "2 3" : "none",
   };
 }
 function key(policy) {
@@ -47,7 +47,7 @@ function ticks(low, high, wanted) {
 // ---- the chart
 let scale = null;
 const shown = () => lines.filter((policy) => !state.hidden.has(policy));
-const shownBounds = () => (onBoundAxis() ? data.bounds.filter((curve) => !state.hidden.has(curve)) : []);
+const shownBounds = () => (onBoundAxis() ? data.bounds.filter((curve, i) => i === state.bound && !state.hidden.has(curve)) : []);
 function domain() {
   const costs = data.cost[state.axis];
   const of = (policies) => policies.flatMap((policy) => policy.points.map((point) => costs[point])).filter(known);
@@ -98,6 +98,16 @@ function grid() {
     svg("text", { class: "title", x: (box.left + box.right) / 2, y: box.height - 6, "text-anchor": "middle" }, axis().title));
   return group;
 }
+const nameAt = (y, text) => svg("text", { class: "name", x: scale.box.right - 2, y, "text-anchor": "end" }, text);
+/** Moves names at the right edge up so that none is printed over another. */
+function apart(names) {
+  let above = Infinity;
+  for (const one of [...names].sort((a, b) => b.getAttribute("y") - a.getAttribute("y"))) {
+    above = Math.min(Number(one.getAttribute("y")), above - 13);
+    one.setAttribute("y", Math.max(above, 10));
+  }
+  return names;
+}
 function floorLine(policy) {
   const { box, px, py, x } = scale;
   const point = policy.points[0];
@@ -107,7 +117,7 @@ function floorLine(policy) {
   const group = svg("g", { "data-policy": policy.label });
   group.append(svg("line", { x1: box.left, x2: box.right, y1: y, y2: y, stroke: "#6b7580", "stroke-dasharray": "1 3", "stroke-width": 1.4 }));
   if (known(at) && at <= x.high && at >= x.low) group.append(svg("circle", { cx: px(at), cy: y, r: 4.5, fill: "#6b7580" }));
-  return [group, svg("text", { class: "name", x: box.right - 2, y: y - 4, "text-anchor": "end" }, policy.label + beyond)];
+  return [group, nameAt(y - 4, policy.label + beyond)];
 }
 const boundDash = (curve) => (data.bounds.indexOf(curve) ? "3 4" : "8 5");
 function boundLine(curve) {
@@ -116,7 +126,14 @@ function boundLine(curve) {
   points.push([x.high, boundAt(curve, x.high)]);
   const path = "M" + points.map(([at, value]) => `${px(at)},${py(value)}`).join("L");
   const line = svg("path", { class: "bound", d: path, fill: "none", stroke: "#333b44", "stroke-width": 1.8, "stroke-dasharray": boundDash(curve) });
-  return [line, svg("text", { class: "name", x: box.right - 2, y: py(boundAt(curve, x.high)) - 5, "text-anchor": "end" }, curve.label)];
+  return [line, nameAt(py(boundAt(curve, x.high)) - 5, curve.label)];
+}
+/** What a point was asked to spend and did, and how far off where that is far. */
+function spentText(point) {
+  const [wanted, spent] = [data.budget[point], data.cost.requests[point]];
+  if (!known(wanted)) return "";
+  const off = spent / wanted - 1;
+  return `, wanted ${percent(wanted)} → spent ${percent(spent)}${Math.abs(off) > data.off ? ` (${off > 0 ? "+" : ""}${whole(off)} %)` : ""}`;
 }
 function policyLine(policy) {
   const { px, py } = scale;
@@ -133,7 +150,7 @@ function policyLine(policy) {
     group.append(svg("path", { d: `M${cx},${py(low)}V${py(high)}M${cx - 3},${py(low)}h6M${cx - 3},${py(high)}h6`, stroke: colour, "stroke-width": 1, opacity: 0.55, fill: "none" }));
     if (front[point]) group.append(svg("circle", { cx, cy, r: 8, fill: "none", stroke: "#1c232b", "stroke-width": 1.2 }));
     group.append(svg("path", { d: shape, fill: colour, stroke: "#fff", "stroke-width": 0.7, transform: `translate(${cx} ${cy})` },
-      svg("title", {}, `${policy.label}: ${decimal(data.values[state.measure][point])} at ${cost(costs[point])}`)));
+      svg("title", {}, `${policy.label}: ${decimal(data.values[state.measure][point])} at ${cost(costs[point])}${spentText(point)}`)));
   }
   return group;
 }
@@ -144,7 +161,7 @@ function drawChart() {
   const drawing = svg("svg", { viewBox: `0 0 ${box.width} ${box.height}`, height: box.height, role: "img", "aria-label": label });
   const named = [...floors.map(floorLine), ...shownBounds().map(boundLine)];
   drawing.append(grid(), ...named.map(([line]) => line), ...shown().map(policyLine));
-  drawing.append(...named.map(([, text]) => text), svg("g", { id: "cursor" }));
+  drawing.append(...apart(named.map(([, text]) => text)), svg("g", { id: "cursor" }));
   const move = (event) => {
     const x = event.clientX - drawing.getBoundingClientRect().left;
     setBudget(scale.back(Math.min(Math.max(x, box.left), box.right)));

@@ -1,7 +1,7 @@
 """Replays without Flower, and the fusion of the two scores that serves best on one of validation steps."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Protocol
 
@@ -62,6 +62,18 @@ class Rehearsal:
             yield shard.wave(number, delivery)
 
         return live(exchange, gateway, first, self.timeline)
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """A fusion for which device scores are computed also where it does not look at them: another is tried on them."""
+
+    fusion: Fuses
+    looks_at_device: bool = True
+
+    def __call__(self, cloud: Scores, device: Scores, valid: NDArray[np.bool_], age: NDArray[np.int64]) -> Scores:
+        """See device.fusion.Fuses."""
+        return self.fusion(cloud, device, valid, age)
 
 
 @dataclass(slots=True)
@@ -129,5 +141,5 @@ def find_fusion_by_age(rehearsal: Rehearsal, setups: Sequence[Setup]) -> FusionB
 def watched(rehearsal: Rehearsal, setups: Sequence[Setup]) -> Shown:
     """What a fusion would have had to combine on one replay."""
     watch = Watch(max(1, round(int((rehearsal.timeline.items != 0).sum()) / FUSION_ROWS)))
-    rehearsal.run(setups, watch)
+    rehearsal.run([replace(setup, fusion=Looking(setup.fusion)) for setup in setups], watch)
     return watch.together()

@@ -10,18 +10,21 @@ from typing import Any
 PACKAGES = {
     "device model": ("device.models",),
     "generator": ("cloud.generators",),
+    "personalizer": ("cloud.personalizers",),
     "policy": ("device.policy", "device.policies"),
     "link": ("simulation.network", "simulation.traces"),
 }
 METHODS = {
     "device model": ("forward", "score"),
     "generator": ("scores", "generate", "catalogue", "catalogue_scores"),
+    "personalizer": ("patches",),
     "policy": ("urgency",),
     "link": ("send",),
 }
 ENTRY_POINTS = {
     "device model": "tandemrec.device_models",
     "generator": "tandemrec.generators",
+    "personalizer": "tandemrec.personalizers",
     "policy": "tandemrec.policies",
     "link": "tandemrec.links",
 }
@@ -74,10 +77,20 @@ def offers(kind: str, member: type, module: ModuleType) -> bool:
         return False
     if not any(callable(getattr(member, method, None)) for method in METHODS[kind]):
         return False
-    options = set(inspect.signature(member).parameters)
-    if "inner" in options:  # wraps another: no table can name it
+    if kind == "device model" and "candidates" not in inspect.signature(scoring(member)).parameters:  # a part of one
+        return False
+    parameters = inspect.signature(member).parameters
+    options, needed = set(parameters), {name for name, p in parameters.items() if p.default is p.empty}
+    if "inner" in needed:  # wraps another: no table can name it
+        return False
+    if kind == "personalizer" and not needed <= {"backbone", "device"}:  # goes on from more than a trained model
         return False
     return kind not in ("device model", "generator") or bool({"n_items", "path"} & options)
+
+
+def scoring(member: Any) -> Any:
+    """The method of a device model that scores candidates."""
+    return getattr(member, "score", None) or member.forward
 
 
 def modules(package: ModuleType) -> list[ModuleType]:

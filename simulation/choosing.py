@@ -10,7 +10,7 @@ from cloud.ledger import Ledger
 from cloud.training import write_text
 from device.fusion import Fusion, FusionByAge
 from device.policies.fitting import PredictsGain
-from device.policy import Experience, Learned, LearnedPolicy, Random, RequestPolicy
+from device.policy import Always, Experience, Learned, LearnedPolicy, Never, Random, RequestPolicy
 from device.seeds import rng
 from device.setup import Setup
 from simulation.calibration import Rehearsal, find_fusion, find_fusion_by_age
@@ -29,7 +29,8 @@ BEHAVIOUR = 0.15
 HORIZON = 4
 """Steps ahead that an experience looks, or more where a policy predicts more."""
 ROUNDS = 2
-"""Experiences that a learning policy sees: the first under random requests, the others under itself."""
+"""Rounds in which a policy learns: the first from random requests, the second from these and from itself at each of
+LIVED_RATIOS: three experiences in all."""
 LIVED_RATIOS = (0.05, 0.2)
 """Request ratios at which it lives its own experiences, and how near to them is near enough."""
 LIVED_TOLERANCE = 0.2
@@ -127,6 +128,18 @@ class Chooser:
         """The fusion, of the policy's kind, that serves best what `fleet` holds on validation."""
         find = find_fusion_by_age if policy.fusion == "by-age" else find_fusion
         return find(self.rehearsal(policy), fleet)
+
+    def envelope(self, policy: PolicyTable) -> list[Fusion | FusionByAge]:
+        """The fusions of the policy's kind that serve best under never asking, random requests and always asking.
+
+        Each once; where the configuration gives a constant fusion, that alone.
+        """
+        if policy.fusion == "constant" and self.prepared.config.device.fusion:
+            return [self.start(policy)]
+        middle = self.first_fusion(policy)
+        start = self.setups(policy, Chosen(0.0, middle))
+        ends = [[replace(setup, policy=one) for setup in start] for one in (Never(), Always())]
+        return list(dict.fromkeys([middle, *(self.fitted(policy, fleet) for fleet in ends)]))
 
     def learn(self, policy: PolicyTable, fusion: Fusion | FusionByAge) -> Learned:
         """The parameters of a policy that learns: first from random requests, then from its own."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from device.errors import ConfigError, TandemError
 from simulation.data_cli import data_app
-from simulation.output import AsJson, error_console, print_json, progress_bar
+from simulation.output import AsJson, complain, print_json, progress_bar, warn
 from simulation.reading_cli import reading_app
 from simulation.tools_cli import tools_app
 
@@ -65,16 +65,6 @@ def main() -> None:
         sys.exit(1)
 
 
-def complain(text: str) -> None:
-    """One red line on stderr."""
-    error_console.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
-
-
-def escape(text: str) -> str:
-    """Text as it is, for rich."""
-    return text.replace("[", r"\[")
-
-
 @app.command()
 def run(
     config: ConfigPath,
@@ -93,6 +83,7 @@ def run(
     """
     from reports.page import write_page
     from reports.tables import terminal_table
+    from simulation.advice import unpriced
     from simulation.config import load_config
     from simulation.launch import launch
     from simulation.runs import Run
@@ -100,6 +91,7 @@ def run(
     extra = [f"seed={seed}"] if seed is not None else []
     extra += [f'simulation.runner="{runner}"'] if runner else []
     experiment = load_config(config, [*(set_ or []), *extra])
+    warn(unpriced(experiment))
     command = "tandemrec " + " ".join(sys.argv[1:])
     with progress_bar() as (say, advance):
         folder = launch(experiment, runs, say=say, progress=advance, resume=resume, command=command)
@@ -128,13 +120,15 @@ def sweep(
     from reports.tradeoff_figures import markdown_table
     from reports.tradeoff_page import write_tradeoff_page
     from reports.tradeoff_points import load
+    from simulation.advice import seeds_override, unswept
     from simulation.sweep import Sweep
     from simulation.sweep_folder import Sweep as Folder
     from simulation.sweep_plan import plans
 
-    extra = [f"sweep.seeds=[{seeds}]"] if seeds else []
+    planned = plans(config, [*(set_ or []), *([] if seeds is None else [seeds_override(seeds)])])
+    warn(unswept(planned[0]))
     command, made = "tandemrec " + " ".join(sys.argv[1:]), []
-    for plan in plans(config, [*(set_ or []), *extra]):
+    for plan in planned:
         with progress_bar("policies and bounds") as (say, advance):
             made.append(Sweep(plan, runs, say=say, progress=advance, command=command).run())
             page = write_tradeoff_page(made[-1])
@@ -152,12 +146,12 @@ def evaluate(config: ConfigPath, set_: Overrides = None, runs: Runs = Path("runs
 
     CONFIG: a TOML file that lists models, see configs/reference-beauty.toml.
     """
-    from simulation.config import check, read_toml
-    from simulation.evaluate import EvaluationConfig
     from simulation.evaluate import evaluate as evaluate_models
+    from simulation.evaluate import load_evaluation
 
+    wanted = load_evaluation(config, set_ or [])
     with progress_bar() as (say, _):
-        folder = evaluate_models(check(read_toml(config, set_ or []), EvaluationConfig, str(config)), runs, say)
+        folder = evaluate_models(wanted, runs, say)
     if as_json:
         print_json(json.loads((folder / "results.json").read_text()))
     else:

@@ -1,7 +1,9 @@
 """LSC4Rec's collaborative training of a reranker, as a configuration asks for it: stages, and where they are kept.
 
 A stage goes on from the weights that the one before it left. "lists" learns from the generator's lists of training
-prefixes (cooperative), "newest" from everybody's newest items (the released, global adaptive re-training).
+prefixes (cooperative), "newest" from everybody's newest items (the released, global adaptive re-training). In a run
+"newest" means the newest of the training part: nothing that is taken during the replay reaches it, so it is no
+real-time adaptation there. Only the lag protocol (`simulation.lag_report`) lets it see what comes before the target.
 """
 
 import hashlib
@@ -24,7 +26,7 @@ import cloud.lessons
 from cloud.cooperative import COOPERATIVE, INDEPENDENT, train
 from cloud.found import FromFound
 from cloud.generator import CandidateGenerator
-from cloud.lessons import FromItems, FromLists, Lessons, Lists, Recent
+from cloud.lessons import FromItems, FromLists, Lessons, Lists, Made, Recent
 from cloud.sequences import HeldOut, Sequences
 from device.errors import ConfigError
 from device.models.torch_model import as_device_model
@@ -51,7 +53,7 @@ class Course:
         generator: makes the lists; called only where a stage needs it.
         generator_name: names all that its lists depend on.
         learn: what cooperative training learns from.
-        newest: what adaptive re-training learns from.
+        newest: what adaptive re-training learns from; in a run the training part, see above.
         held_out: validation pairs, for `patience`.
         history: newest items that the generator is given.
         pool: candidates of a validation list.
@@ -121,9 +123,13 @@ class Course:
             return FromItems(Recent(self.newest), self.n_items)
         table = self.table
         if table.lists == "found":
-            return FromFound(Recent(self.learn), self.generator(), self.history, table.beams)
+            return FromFound(self.made(table.beams))
         lists = Lists(table.beams, table.width, table.augment, table.faithful)
-        return FromLists(Recent(self.learn), self.generator(), self.n_items, self.history, lists)
+        return FromLists(self.made(lists.asked), self.n_items, lists)
+
+    def made(self, beams: int) -> Made:
+        """The generator's lists of training prefixes."""
+        return Made(Recent(self.learn), self.generator(), self.history, beams)
 
     def value(self) -> Callable[[nn.Module], float]:
         """NDCG@10 of the reranker's own order of the generator's lists for at most 2,000 validation pairs."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from device.errors import ConfigError
 from simulation.config_parts import SplitTable, SyntheticTable
+from simulation.config_personal import personal
 from simulation.config_tables import CollaborationTable, DeviceTable, ExperimentConfig
 from simulation.metrics import parse
 
@@ -112,9 +113,12 @@ def fields_at(kind: type[BaseModel], table: Sequence[str]) -> dict[str, pydantic
 
 def refusals(config: ExperimentConfig) -> Iterator[str]:
     """What the measures and the trainings say to their values."""
+    if not config.metrics:
+        yield 'metrics = []: name one at least, for example metrics = ["ndcg@10", "hr@10"]'
     for name in config.metrics:
         yield from refusal(partial(parse, name))
-    for table in (config.cloud.training, config.device.training):
+    own = [config.cloud.personalizer.training] if config.cloud.personalizer else []
+    for table in (config.cloud.training, config.device.training, *own):
         yield from refusal(table.options)
 
 
@@ -139,6 +143,7 @@ def contradictions(config: ExperimentConfig) -> Iterator[str]:
         yield f"two policies are called {label!r}; give one a name"
     if config.baseline is not None and config.baseline not in labels:
         yield f"baseline = {config.baseline!r} is none of the policies {', '.join(map(repr, labels))}"
+    yield from personal(config)
     yield from pools(config)
     yield from coordination(config)
     yield from sweeps(config)

@@ -1,7 +1,7 @@
 """What the tables of a configuration file are made of, and the tables of the data."""
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,6 +43,31 @@ else:
         __base__=TrainingBase,
         **{f.name: (get_type_hints(Training)[f.name], f.default) for f in fields(Training)},
     )
+
+
+class EveryTable(Table):
+    """`when = { every = 3 }`."""
+
+    every: int = Field(ge=1)
+
+
+class PersonalizerTable(BaseModel):
+    """`class` and options of a personalised method, its training, and when a device gets a patch."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    class_: str = Field(alias="class")
+    training: TrainingTable = TrainingTable()
+    when: Literal["installation", "request"] | EveryTable = "request"
+
+    @property
+    def plugin(self) -> Plugin:
+        """The method's class and its options."""
+        return Plugin.model_validate({"class": self.class_, **(self.model_extra or {})})
+
+    @property
+    def every(self) -> int:
+        """A new patch with every so manieth answered request; 0 = none after the installation."""
+        return self.when.every if isinstance(self.when, EveryTable) else int(self.when == "request")
 
 
 class SplitTable(Table):

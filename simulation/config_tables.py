@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simulation.config_parts import DataTable, Plugin, Table, TrainingTable
+from simulation.config_parts import DataTable, PersonalizerTable, Plugin, Table, TrainingTable
 
 
 class ErrorsTable(Table):
@@ -49,6 +49,7 @@ class CloudTable(Table):
     seconds_per_request: float | None = Field(default=None, ge=0)
     servers: ServersTable | None = None
     budget: BudgetTable | None = None
+    personalizer: PersonalizerTable | None = None
 
 
 class TierTable(Table):
@@ -97,7 +98,7 @@ class EnergyTable(Table):
 class DeviceTable(Table):
     """The devices."""
 
-    model: Plugin
+    model: Plugin | None = None
     training: TrainingTable = TrainingTable()
     collaboration: CollaborationTable = CollaborationTable()
     policy: "PolicyTable | None" = None
@@ -135,7 +136,7 @@ class PolicyTable(BaseModel):
     length: int | None = Field(default=None, ge=1)
     own: int = Field(default=0, ge=0)
     resident: float = Field(default=1.0, gt=0, le=1)
-    family: Literal["floor", "published", "ours", "ablation"] | None = None
+    family: Literal["floor", "published", "ours", "ablation", "custom"] | None = None
 
     @property
     def options(self) -> dict[str, Any]:

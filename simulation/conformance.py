@@ -14,21 +14,32 @@ from device.check import Finding, check_device_model
 from device.errors import ConfigError, ContractError, TandemError
 from device.seeds import draws, rng
 from simulation.build import build, hint, imported
-from simulation.config import apply
+from simulation.config import apply, check
+from simulation.config_parts import Plugin
 from simulation.made_up import CANDIDATES, LENGTH, N_ITEMS, ROWS
+from simulation.personalizer_conformance import personalizer
 from simulation.policy_conformance import finding, policy
+from simulation.shelf import built
 
 
 def conformance(kind: str, path: str, options: Sequence[str]) -> list[Finding]:
-    """Findings about the plug-in at `package.module:Name` or `file.py:Name`; ConfigError when it cannot be made."""
-    kinds = {"device-model": device_model, "policy": policy, "generator": generator}
+    """Findings about the plug-in at `package.module:Name` or `file.py:Name`; ConfigError when it cannot be made.
+
+    A method that goes on from a model gets one of `model.class` and its options, `model.width` and so on.
+    """
+    kinds = {"device-model": device_model, "policy": policy, "generator": generator, "personalizer": personalizer}
     if kind not in kinds:
         raise ConfigError(f"check {kind}: unknown kind{hint(kind, kinds)}")
     tables: dict[str, Any] = {}
     for option in options:
         apply(tables, option)
-    made = build(importable(path), tables, f"check {kind}", n_items=N_ITEMS, length=LENGTH)
-    return kinds[kind](made)
+    sizes, where = {"n_items": N_ITEMS, "length": LENGTH}, f"check {kind}"
+    backbone = tables.pop("model", None) if kind == "personalizer" else None
+    if backbone is not None:
+        on = check(backbone, Plugin, where)
+        backbone = build(importable(on.class_), on.options, where, **sizes)
+    plugin = Plugin.model_validate({"class": importable(path), **tables})
+    return kinds[kind](built(plugin, where, sizes, backbone))
 
 
 def importable(path: str) -> str:

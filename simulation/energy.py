@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from device.models.torch_model import TorchModel
 from simulation.config_tables import EnergyTable, ExperimentConfig, PolicyTable
 from simulation.installing import Installed
 from simulation.network import PROFILES
@@ -102,7 +101,7 @@ def reranking_energy(config: ExperimentConfig, policy: PolicyTable, tier: Instal
 
     `items` is the size of the catalogue. NaN for a model that does not say what it costs (`flops(length, candidates)`).
     """
-    model: Any = tier.model.module if isinstance(tier.model, TorchModel) else tier.model
+    model: Any = getattr(tier.model, "module", tier.model)
     if not hasattr(model, "flops"):
         return float("nan")
     scored = policy.held(config.cloud.pool) + (round(policy.resident * items) if policy.own else 0)

@@ -23,6 +23,7 @@ from cloud.ranking import CatalogueScorer, Neural, catalogue_ranks
 from cloud.training import Log, write_text
 from device.errors import ConfigError
 from device.seeds import draws
+from simulation.config import check, read_toml
 from simulation.config_parts import DataTable, Plugin, Table, TrainingTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split, windows
@@ -58,6 +59,18 @@ class EvaluationConfig(Table):
     threads: int | None = None
 
 
+def load_evaluation(path: Path, overrides: Sequence[str] = ()) -> EvaluationConfig:
+    """Read, override and check a file that lists models; ConfigError also for the file of an experiment."""
+    tables = read_toml(path, overrides)
+    if "models" not in tables and tables.keys() & {"cloud", "device", "policies"}:
+        raise ConfigError(
+            f"{path}: this is a file for run or sweep; evaluate wants [[models]], see configs/reference-beauty.toml"
+        )
+    config = check(tables, EvaluationConfig, str(path))
+    measures_of(config)
+    return config
+
+
 def measures_of(config: EvaluationConfig) -> list[Measure]:
     """The measures; ConfigError for these and for what single keys of the file cannot tell."""
     if not re.fullmatch(r"[\w.+-]*\w", config.name):
@@ -65,6 +78,8 @@ def measures_of(config: EvaluationConfig) -> list[Measure]:
     names = [model.name for model in config.models]
     if len(set(names)) < len(names):
         raise ConfigError(f"two models of one name among {', '.join(names)}; rename one")
+    if not config.metrics:
+        raise ConfigError('metrics = []: name one at least, for example metrics = ["ndcg@10", "hr@10"]')
     return [parse(name) for name in config.metrics]
 
 

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from cloud.coordinator import Tariff
 from cloud.gateway import Delivery, Gateway
@@ -143,27 +144,11 @@ def write(
     job: Job, prepared: Prepared, chosen: Mapping[str, Chosen], steps: Columns, ledger: Columns, started: float
 ) -> Path:
     """Compute what follows from steps and ledger, and write the run folder whole or not at all."""
-    measures = [parse(name) for name in job.config.metrics]
     shown = {name: steps[name] for name in ("policy", "device", "step")} | {"items": steps.pop("shown")}
     names = prepared.split.data.users
     users = {device: str(names[user]) for device, user in enumerate(prepared.users)}
-    per_user = per_user_metrics(steps, ledger, users, measures)
-    joules = {
-        policy.label: joules_per_step(prepared, policy, of(steps, policy), of(ledger, policy))
-        for policy in job.config.all_policies
-    }
-    tier_names = np.array([tier.name for tier in tiers(job.config)], object)
-    history = prepared.split.valid_end[prepared.users] - prepared.split.data.offsets[prepared.users]
-    summary = summarise(
-        steps,
-        ledger,
-        per_user,
-        measures,
-        baseline=job.config.baseline,
-        groups={"tier": tier_names[prepared.timeline.tier], "activity": activity(history)},
-        allowance=allowance(prepared),
-        joules=joules,
-    ) | {
+    per_user = per_user_metrics(steps, ledger, users, [parse(name) for name in job.config.metrics])
+    summary = summed_up(prepared, steps, ledger, per_user) | {
         "command": job.command,
         "chosen": {label: {"price": c.price, "fusion": asdict(c.fusion)} for label, c in chosen.items()},
         "decision_hash": decision_hash(steps, ledger),
@@ -183,6 +168,26 @@ def write(
         recommendations=shown,
         per_user=per_user,
         summary=summary,
+    )
+
+
+def summed_up(prepared: Prepared, steps: Columns, ledger: Columns, per_user: pd.DataFrame) -> dict[str, Any]:
+    """What `summarise` makes of a run."""
+    config = prepared.config
+    tier_names = np.array([tier.name for tier in tiers(config)], object)
+    history = prepared.split.valid_end[prepared.users] - prepared.split.data.offsets[prepared.users]
+    return summarise(
+        steps,
+        ledger,
+        per_user,
+        [parse(name) for name in config.metrics],
+        baseline=config.baseline,
+        groups={"tier": tier_names[prepared.timeline.tier], "activity": activity(history)},
+        allowance=allowance(prepared),
+        joules={
+            policy.label: joules_per_step(prepared, policy, of(steps, policy), of(ledger, policy))
+            for policy in config.all_policies
+        },
     )
 
 

@@ -36,8 +36,9 @@ def fingerprint(prepared: Prepared) -> str:
 def plugin_code(config: ExperimentConfig) -> bytes:
     """Sources of the classes that the configuration names, and the files that their options name."""
     links = [config.network.link, *[tier.link for tier in tiers(config)]]
-    models = [config.cloud.generator, config.device.model, *[tier.model for tier in tiers(config) if tier.model]]
-    plugins: list[Plugin | PolicyTable] = [*models, *config.all_policies]
+    models = [config.cloud.generator, config.device.model, *[tier.model for tier in tiers(config)]]
+    models += [config.cloud.personalizer.plugin] if config.cloud.personalizer else []
+    plugins: list[Plugin | PolicyTable] = [*filter(None, models), *config.all_policies]
     plugins += [link for link in links if isinstance(link, Plugin)]
     paths = [Path(value) for plugin in plugins for value in plugin.options.values() if isinstance(value, str)]
     contents = [path.read_bytes() for path in paths if path.is_file()]

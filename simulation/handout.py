@@ -15,14 +15,16 @@ from safetensors.numpy import load_file, save_file
 
 from device.errors import RunError
 from device.messages import Codec
+from device.model import DeviceModel
 from device.models.onnx_file import CONTENT
 from device.models.torch_model import as_device_model
 from simulation.build import build
 from simulation.chosen import Chosen
-from simulation.config_tables import ExperimentConfig
+from simulation.config_tables import ExperimentConfig, TierTable
 from simulation.fingerprint import fingerprint
 from simulation.installing import Installed
-from simulation.objects import tiers
+from simulation.objects import is_personal, model_of, tiers
+from simulation.personalizing import device_half, untrained_method
 from simulation.prepare import Prepared, setups
 from simulation.replay import Shard, Timeline
 from simulation.shelf import given
@@ -49,6 +51,14 @@ class Handout:
             codec=Codec(self.config.network.ids, self.config.network.scores),
             shown=self.config.device.slate,
         )
+
+
+def untrained(config: ExperimentConfig, tier: TierTable, sizes: dict[str, int]) -> DeviceModel:
+    """A tier's reranker without its parameters."""
+    if is_personal(config, tier):
+        return device_half(untrained_method(config, sizes))
+    plugin = model_of(config, tier)
+    return as_device_model(build(plugin.class_, plugin.options, "[device.model]", **sizes))
 
 
 def bounds(devices: int, part: int, parts: int) -> tuple[int, int]:
@@ -96,13 +106,11 @@ def read_handout(folder: str) -> Handout:
     config = ExperimentConfig.model_validate(about["config"])
     installed = []
     for number, tier in enumerate(tiers(config)):
-        plugin = tier.model or config.device.model
         params = load_file(path / f"{number}.safetensors")
         if config.device.runtime == "onnxruntime" and CONTENT in params:
             model = build("device.models.onnx_file:OnnxFile", {"path": str(path / f"{number}.onnx")}, "[device.model]")
         else:
-            sizes = given(about["n_items"], config.device.history)
-            model = as_device_model(build(plugin.class_, plugin.options, "[device.model]", **sizes))
+            model = untrained(config, tier, given(about["n_items"], config.device.history))
         installed.append(Installed(model, params, 0, None))
     timeline = Timeline(**load_file(path / "timeline.safetensors"))
     chosen = {label: Chosen.from_json(values) for label, values in about["chosen"].items()}

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from cloud.gateway import Delivery, Gateway, merged, nothing
 from cloud.queueing import Span
 from device.errors import ContractError
-from simulation.replay import Columns, Exchange, Timeline, Wave, next_at, replay, together
+from simulation.replay import Columns, Timeline, Wave, next_at
+from simulation.waves import Exchange, replay, together
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +33,7 @@ def live(
     """Telemetry of a whole replay, with `latency_s`: steps in order, devices in order within a step.
 
     Args:
-        exchange: see `simulation.replay.Exchange`.
+        exchange: see `simulation.waves.Exchange`.
         gateway: whose service says whether the order of time matters, and how wide a wave is then.
         first: what `gateway.install` returned.
         timeline: of all devices.

@@ -11,11 +11,13 @@ from cloud.item_rows import Rows
 from device.errors import ConfigError
 from device.messages import encode_patch
 from device.model import DeviceModel, Parameters
+from device.models.personal_torch import PersonalTorch
 from device.models.torch_model import as_device_model
 from device.seeds import rng
 from simulation.collaboration import STAGES, Course
 from simulation.config_tables import ExperimentConfig, TierTable
-from simulation.objects import make_generator
+from simulation.objects import is_personal, make_generator, model_of
+from simulation.personalizing import trained_method
 from simulation.shelf import Shelf, training_data
 
 
@@ -46,8 +48,13 @@ class Installed:
 
 
 def trained_reranker(config: ExperimentConfig, shelf: Shelf, tier: TierTable) -> Any:
-    """A tier's reranker after its own training and the collaborative one that [device.collaboration] asks for."""
-    plugin, training = tier.model or config.device.model, config.device.training.options()
+    """A tier's reranker after its own training and the collaborative one that [device.collaboration] asks for.
+
+    Of a tier whose devices get patches it is the device half.
+    """
+    if is_personal(config, tier):
+        return trained_method(config, shelf).device
+    plugin, training = model_of(config, tier), config.device.training.options()
     made, _ = shelf.trained(plugin, training, f"[device.model] of tier {tier.name!r}")
     stages = STAGES[config.device.collaboration.training]
     course(config, shelf).go_on(made, shelf.folder(plugin, training).name, stages)
@@ -83,13 +90,14 @@ def install(config: ExperimentConfig, shelf: Shelf, tier: TierTable, folder: Pat
     from torch import nn
 
     made = trained_reranker(config, shelf, tier)
+    wrapped = PersonalTorch if is_personal(config, tier) else as_device_model
     if not isinstance(made, nn.Module):
         params = made.init(rng(config.seed, "device model", tier.name))
         return laid_out(config, Installed(made, params, len(encode_patch(params)), None))
     if config.device.runtime == "onnxruntime":
         return exported(config, made, folder / tier.name)
     params = {k: v.numpy() for k, v in made.state_dict().items()}
-    return laid_out(config, Installed(as_device_model(made), params, len(encode_patch(params)), None))
+    return laid_out(config, Installed(wrapped(made), params, len(encode_patch(params)), None))
 
 
 def laid_out(config: ExperimentConfig, made: Installed) -> Installed:

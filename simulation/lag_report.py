@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cloud.adaptive import Adaptation, adapt, personal_scores
+from cloud.adaptive import Adaptation, adapt, body, personal_scores, update_bytes
 from cloud.sequences import Sequences
 from device.errors import ConfigError
 from device.model import Items, Scores
@@ -22,7 +22,7 @@ from simulation.environment import environment
 from simulation.installing import course
 from simulation.lag import LAGS, MEASURES, Lagged, LagTable, lag_table, lagged_lists, scored
 from simulation.lsc4rec import RULES, Decomposition, decompose
-from simulation.objects import make_generator, make_split, tiers
+from simulation.objects import make_generator, make_split, model_of, tiers
 from simulation.prepare import described, try_plugins
 from simulation.runs import to_json
 from simulation.shelf import Shelf, training_data
@@ -64,6 +64,7 @@ class LagReport:
 
     tables: Mapping[str, LagTable]  # by training
     requests: Mapping[str, Decomposition]  # by training, of the lists at lag 2
+    update_bytes: Mapping[str, int]  # by training: of one adaptation per device, if the cloud trains
 
     def over_independent(self, training: str, lag: int, rule: str, measure: str) -> Difference:
         """Paired difference of a training and the independent one, for the same users and lists."""
@@ -72,13 +73,18 @@ class LagReport:
 
     def markdown(self, measure: str = "ndcg@10") -> str:
         """Every table; differences in one measure."""
-        parts = [f"## {name}\n\n{table.markdown()}" for name, table in self.tables.items()]
+        parts = [f"## {name}\n\n{self.cost(name)}{table.markdown()}" for name, table in self.tables.items()]
         parts.append(f"## {measure}: paired differences with 95 % intervals over users\n\n{self.differences(measure)}")
         parts += [
             f"## Released request score, lists of lag {REQUEST_LAG}, {name}\n\n{one.markdown()}"
             for name, one in self.requests.items()
         ]
         return "\n".join(parts)
+
+    def cost(self, name: str) -> str:
+        """A line about what adaptations send, or nothing."""
+        sent = self.update_bytes[name]
+        return f"{sent:,} bytes per device and adaptation, if the cloud trains.\n\n" if sent else ""
 
     def differences(self, measure: str) -> str:
         """Of each rule over m1, and of each training over the independent one under the rules m3 and m5."""
@@ -99,6 +105,7 @@ class LagReport:
             "measures": list(MEASURES),
             "trainings": {name: self.one_training(name) for name in self.tables},
             "requests": {name: asdict(one) for name, one in self.requests.items()},
+            "update_bytes": dict(self.update_bytes),
         }
 
     def one_training(self, name: str) -> list[dict[str, Any]]:
@@ -164,9 +171,10 @@ def measured(config: ExperimentConfig, shelf: Shelf) -> LagReport:
     data = shelf.split.data
     histories = windows(data, users, data.offsets[users + 1] - 1, config.device.history)
     candidates = np.concatenate([one.items for one in by_lag], axis=1)
-    tables, requests = {}, {}
+    tables, requests, sent = {}, {}, {}
     for row in ROWS:
-        scores = rescore(config, shelf, row)(users, histories, candidates)
+        rescored, sent[row.name] = rescore(config, shelf, row)
+        scores = rescored(users, histories, candidates)
         parts = [scores[:, i * width : (i + 1) * width] for i in range(len(LAGS))]
         again = [replace(one, device_scores=part) for one, part in zip(by_lag, parts, strict=True)]
         tables[row.name] = lag_table(again)
@@ -174,7 +182,7 @@ def measured(config: ExperimentConfig, shelf: Shelf) -> LagReport:
         requests[row.name] = decompose(old.items, old.device_scores)
         said = tables[row.name].mean(REQUEST_LAG, "m3", "ndcg@10").mean
         shelf.say(f"{row.name}: NDCG@10 of m3 at lag {REQUEST_LAG} {said:.4f}")
-    return LagReport(tables, requests)
+    return LagReport(tables, requests, sent)
 
 
 def lists(config: ExperimentConfig, shelf: Shelf) -> list[Lagged]:
@@ -193,9 +201,13 @@ def unscored(histories: Items, candidates: Items) -> Scores:
     return np.zeros(candidates.shape, np.float32)
 
 
-def rescore(config: ExperimentConfig, shelf: Shelf, row: Row) -> Rescore:
-    """The scores of one training, which is made if it is missing; what is newest ends before the target."""
-    data, plugin, training = shelf.split.data, config.device.model, config.device.training.options()
+def rescore(config: ExperimentConfig, shelf: Shelf, row: Row) -> tuple[Rescore, int]:
+    """(scores of one training, bytes of one adaptation); made if it is missing. What is newest ends before the target.
+
+    An adaptation per device brings it its own small set of weights, one with everybody's newest items the whole model.
+    """
+    data, training = shelf.split.data, config.device.training.options()
+    plugin = model_of(config, tiers(config)[0])
     before = Sequences(data.item, data.offsets[:-1], np.maximum(data.offsets[1:] - 1, data.offsets[:-1]))
     shelf.say(f"training: {row.name}")
     model, _ = shelf.trained(plugin, training, "[device.model]")
@@ -220,4 +232,9 @@ def rescore(config: ExperimentConfig, shelf: Shelf, row: Row) -> Rescore:
             scores[part] = personal_scores(model, own, histories[part], candidates[part])
         return scores
 
-    return personal if row.per_device else lambda users, histories, candidates: scored(score, histories, candidates)
+    def alike(users: NDArray[np.int64], histories: Items, candidates: Items) -> Scores:
+        return scored(score, histories, candidates)
+
+    if row.per_device:
+        return personal, update_bytes(model, body(model))
+    return alike, update_bytes(model, list(dict(model.named_parameters()))) if "newest" in row.stages else 0

@@ -10,7 +10,8 @@ from simulation.config import check
 from simulation.config_tables import ExperimentConfig
 from simulation.experiment import Job
 from simulation.installing import trained_reranker
-from simulation.objects import tiers
+from simulation.objects import is_personal, model_of, tiers
+from simulation.personalizing import personalizer, trained_folder
 from simulation.prepare import prepare
 from simulation.runs import Run
 from simulation.shelf import Shelf
@@ -71,13 +72,14 @@ def export_tier(run_folder: Path, tier_name: str, out: Path, runs: Path) -> Expo
     shelf = Shelf(
         runs / "models", split, config.seed, config.device.history, lambda _: None, hide_seen=config.cloud.hide_seen
     )
-    plugin = known[tier_name].model or config.device.model
-    folder = shelf.folder(plugin, config.device.training.options())
+    tier = known[tier_name]
+    plugin = personalizer(config).plugin if is_personal(config, tier) else model_of(config, tier)
     made = imported(plugin.class_, "[device.model]")
+    folder = trained_folder(config, shelf, tier)
     learns = isinstance(made, type) and issubclass(made, nn.Module)
     if learns and not (folder / "finished.json").exists():
         raise RunError(f"{folder}: no finished training of this run's reranker; name the run's folder with --runs")
-    module = trained_reranker(config, shelf, known[tier_name])
+    module = trained_reranker(config, shelf, tier)
     if not isinstance(module, nn.Module):
         raise ConfigError(f"[device.model] {plugin.class_} is no torch module, so there is nothing to export")
     out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from device.errors import DataError
 from device.model import Items, Scores
-from device.policies.lsc4rec import moves
+from device.policies.lsc4rec import moves, penalty
 
 Values = NDArray[np.float64]
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -20,11 +20,6 @@ SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 def random_displacement(n: int) -> float:
     """What a random order of n items gives: (n^2 - 1) / (3 n)."""
     return (n * n - 1) / (3 * n)
-
-
-def penalty(invalid: NDArray[np.int64]) -> Values:
-    """(4 + 0.3 invalid)^2, the released price of invalid generations."""
-    return np.asarray((4 + 0.3 * invalid) ** 2, np.float64)
 
 
 @dataclass(frozen=True, slots=True)

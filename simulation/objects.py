@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cloud.gateway import Carrier
 from cloud.generator import CandidateGenerator, as_generator
 from cloud.generators.digits import DigitWriter
-from device.errors import ContractError
+from device.errors import ConfigError, ContractError
 from device.policy import Learned, LearnedPolicy, RequestPolicy
 from device.seeds import draws
 from simulation import network
@@ -67,6 +67,19 @@ def make_generator(config: ExperimentConfig, shelf: Shelf) -> CandidateGenerator
 def tiers(config: ExperimentConfig) -> tuple[TierTable, ...]:
     """The tiers; one called "phone" where none is named."""
     return config.device.tiers or (TierTable(name="phone", share=1.0),)
+
+
+def model_of(config: ExperimentConfig, tier: TierTable) -> Plugin:
+    """The shared reranker of a tier; ConfigError where no table names one."""
+    plugin = tier.model or config.device.model
+    if plugin is None:
+        raise ConfigError(f"[device.model] is missing: tier {tier.name!r} names no model of its own")
+    return plugin
+
+
+def is_personal(config: ExperimentConfig, tier: TierTable) -> bool:
+    """Whether a tier's devices run the device half of [cloud.personalizer]: those without a model of their own."""
+    return config.cloud.personalizer is not None and tier.model is None
 
 
 def assign_tiers(config: ExperimentConfig, devices: int) -> NDArray[np.int64]:

@@ -15,7 +15,6 @@ short, treat them in parts; `frontier` takes the results of several.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,6 @@ from device.errors import ConfigError, ContractError
 
 Values = NDArray[np.float64]
 Counts = NDArray[np.int64]
-T = TypeVar("T", bound=np.generic)
 StepRewards = Callable[[int], NDArray[np.float32]]
 
 
@@ -53,24 +51,15 @@ class Rewards:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """The best schedule of each device under a price."""
-
-    value: Values  # [D] sum of rewards less price x requests
-    asked: NDArray[np.bool_]  # [D, S] True at [d, t - 1]: a request at the end of step t; S = Rewards.longest
-    requests: Counts  # [D]
-
-
-@dataclass(frozen=True, slots=True)
 class Frontier:
     """What a whole fleet can reach, fewest requests first; point 0 is never asking.
 
-    Between two points lies a mixture: users who draw one of the two prices at random reach it in expectation.
+    Each point is what one price for the whole fleet reaches. Between two points lies a mixture: users who draw one of
+    the two prices at random reach it in expectation.
     """
 
     request_ratio: Values  # [n] requests / steps, both summed over devices; rises strictly
     mean_reward: Values  # [n] mean over users of the mean over their steps; rises, and is concave in request_ratio
-    price: Values  # [n] the point is optimal from this price (inf for point 0) down to the next point's
 
     def at(self, ratio: float | Values) -> Values:
         """The mean reward at request ratios of any shape; beyond the last point more requests gain nothing."""
@@ -99,31 +88,6 @@ def merged(steps: Counts, at: StepRewards) -> Rewards:
     return Rewards(np.asarray(steps, np.int64), at, True)
 
 
-def best_value(rewards: Rewards, price: float | Values) -> Schedule:
-    """The schedule with the largest sum of rewards less price x requests; among equals one with the fewest requests.
-
-    `price` is finite and not negative, one number or one per device [D], in units of a step's reward; ConfigError
-    otherwise. For a price of `Frontier` pass `price * rewards.steps`. Costs O(D S^2), merged O(D S^3).
-    """
-    each = np.broadcast_to(np.asarray(price, np.float64), rewards.steps.shape)
-    if not (np.isfinite(each) & (each >= 0)).all():
-        raise ConfigError(f"optimum: price = {price}; expected finite numbers from 0 on")
-    total, asked_before = _states(rewards, ()), np.zeros(_shape(rewards), np.int64)
-    previous = np.zeros(total.shape, np.int16)  # [D, S, W] the state's oldest list when its newest was asked for
-    for t in range(1, rewards.longest + 1):
-        total[:, :t, :t] += _step(rewards, t)
-        if t < rewards.longest:
-            choice = _best(total[:, :t, :t], asked_before[:, :t, :t], each)
-            _after_request(total, t, rewards)[:] = _take(total[:, :t, :t], choice)
-            _after_request(asked_before, t, rewards)[:] = _take(asked_before[:, :t, :t], choice) + 1
-            previous[:, t, :t] = choice
-    flat = (len(total), -1, 1)
-    flat_total, flat_asked = total.reshape(flat), asked_before.reshape(flat)
-    last = _best(flat_total, flat_asked, each)
-    requests = _take(flat_asked, last)[:, 0]
-    return Schedule(_take(flat_total, last)[:, 0] - each * requests, _trace(rewards, previous, last[:, 0]), requests)
-
-
 def best_by_budget(rewards: Rewards, most: int) -> Values:
     """[D, most + 1] the largest sum of rewards with at most k requests, k = 0..most.
 
@@ -131,7 +95,7 @@ def best_by_budget(rewards: Rewards, most: int) -> Values:
     """
     if most < 0:
         raise ConfigError(f"optimum: at most {most} requests; expected 0 or more")
-    total = _states(rewards, (most + 1,))
+    total = _states(rewards, most + 1)
     for t in range(1, rewards.longest + 1):
         total[:, :t, :t] += _step(rewards, t)[..., None]
         if t < rewards.longest:
@@ -159,22 +123,18 @@ def frontier(parts: Sequence[tuple[Values, Counts]]) -> Frontier:
     never = np.concatenate([value[:, 0] / steps for value, steps in parts])
     lived = sum(int(steps.sum()) for _, steps in parts)
     mean = float(never.mean()) + gained / len(never)
-    return Frontier(requests / lived, mean, np.concatenate([[np.inf], price]))
+    return Frontier(requests / lived, mean)
 
 
-def _shape(rewards: Rewards) -> tuple[int, int, int]:
+def _states(rewards: Rewards, budgets: int) -> Values:
+    """[D, S, W, budgets] -inf, but 0 in the state every device begins in; W = S when merged, else 1."""
     longest = rewards.longest
-    return len(rewards.steps), longest, longest if rewards.merged else 1
-
-
-def _states(rewards: Rewards, budgets: tuple[int, ...]) -> Values:
-    """[D, S, W, *budgets] -inf, but 0 in the state every device begins in."""
-    total = np.full((*_shape(rewards), *budgets), -np.inf)
+    total = np.full((len(rewards.steps), longest, longest if rewards.merged else 1, budgets), -np.inf)
     total[:, 0, 0] = 0.0
     return total
 
 
-def _after_request(states: NDArray[T], t: int, rewards: Rewards) -> NDArray[T]:
+def _after_request(states: Values, t: int, rewards: Rewards) -> Values:
     """View [D, W', ...] of the states entered by a request at the end of step t; W' = t when merged, else 1."""
     return states[:, :t, t] if rewards.merged else states[:, t]
 
@@ -192,30 +152,6 @@ def _step(rewards: Rewards, t: int) -> Values:
         where = bad[0].tolist()
         raise ContractError(f"rewards of step {t}, [device, list..] = {where}: not finite; replay that list too")
     return np.where(counts, given, 0.0).astype(np.float64)
-
-
-def _best(total: Values, requests: Counts, price: Values) -> Counts:
-    """[D, W] which entry of axis 1 of [D, n, W] is best: largest net value, then fewest requests, then oldest list."""
-    net = total - price[:, None, None] * requests
-    top = net.max(axis=1, keepdims=True)
-    return np.asarray(np.where(net == top, requests, np.iinfo(np.int64).max).argmin(axis=1), np.int64)
-
-
-def _take(states: NDArray[T], choice: Counts) -> NDArray[T]:
-    return np.take_along_axis(states, choice[:, None], axis=1)[:, 0]
-
-
-def _trace(rewards: Rewards, previous: NDArray[np.int16], last: Counts) -> NDArray[np.bool_]:
-    """[D, S] the requests that lead to the final state `last` [D], an index into [S x W]."""
-    devices = np.arange(len(last))
-    first, second = np.divmod(last, previous.shape[2])
-    older, newest = (first, second) if rewards.merged else (second, first)
-    asked = np.zeros(previous.shape[:2], np.bool_)
-    for _ in range(rewards.longest - 1):
-        asked[devices, newest - 1] |= newest > 0
-        before = previous[devices, newest, older].astype(np.int64)
-        newest, older = (older, before) if rewards.merged else (before, older)
-    return asked
 
 
 def _majorant_increments(value: Values) -> Values:

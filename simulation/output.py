@@ -1,7 +1,7 @@
-"""What commands print: JSON, plain lines, progress."""
+"""What commands print: JSON, plain lines, progress, errors and warnings."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -36,6 +36,23 @@ def progress_bar(unit: str = "waves") -> Iterator[tuple[Callable[[str], None], C
             bar.update(tasks[policy], completed=done)
 
         yield say, advance
+
+
+def complain(text: str, kind: str = "error") -> None:
+    """One paragraph on stderr: in red, or a warning in yellow."""
+    colour = "bold red" if kind == "error" else "yellow"
+    error_console.print(f"[{colour}]{kind}:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def warn(lines: Iterable[str]) -> None:
+    """What is legal and likely not meant, a paragraph each."""
+    for line in lines:
+        complain(line, "warning")
+
+
+def escape(text: str) -> str:
+    """Text as it is, for rich."""
+    return text.replace("[", r"\[")
 
 
 def print_json(content: Any) -> None:

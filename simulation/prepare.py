@@ -25,7 +25,17 @@ from simulation.config_tables import ExperimentConfig, PolicyTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split
 from simulation.installing import Installed, install
-from simulation.objects import assign_tiers, make_generator, make_links, make_policy, make_split, tiers
+from simulation.objects import (
+    assign_tiers,
+    is_personal,
+    make_generator,
+    make_links,
+    make_policy,
+    make_split,
+    model_of,
+    tiers,
+)
+from simulation.personalizing import personalization, trained_method, untrained_method
 from simulation.remembering import Remembering
 from simulation.replay import Timeline
 from simulation.shelf import Shelf, given
@@ -120,6 +130,8 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
     with tempfile.TemporaryDirectory() as scratch:
         installed = tuple(install(config, shelf, tier, Path(scratch)) for tier in tiers(config))
     service = serves(config, split, generator, [one.rows for one in installed], assign_tiers(config, len(users)))
+    if config.cloud.personalizer is not None:
+        service = replace(service, personalization=personalization(config, trained_method(config, shelf)))
     name = shelf.folder(config.cloud.generator, config.cloud.training.options()).name
     return Prepared(
         config,
@@ -197,8 +209,11 @@ def try_plugins(config: ExperimentConfig) -> None:
     small = given(n_items=2, length=2)
     build(config.cloud.generator.class_, config.cloud.generator.options, "[cloud.generator]", **small)
     for tier in tiers(config):
-        plugin = tier.model or config.device.model
-        build(plugin.class_, plugin.options, f"[device.model] of tier {tier.name!r}", **small)
+        if not is_personal(config, tier):
+            plugin = model_of(config, tier)
+            build(plugin.class_, plugin.options, f"[device.model] of tier {tier.name!r}", **small)
+    if config.cloud.personalizer is not None:
+        personalization(config, untrained_method(config, small))
 
 
 def described(split: Split, audit: Mapping[str, Any]) -> str:

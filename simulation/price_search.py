@@ -11,7 +11,7 @@ from simulation.calibration import Rehearsal
 
 Floats = NDArray[np.float64]
 SEARCH_STEPS = 12
-TOLERANCE = 0.02
+TOLERANCE = 0.04
 """Of a request ratio, relative: readings at a budget are interpolated at what was really spent."""
 
 

@@ -27,11 +27,14 @@ def protocol(config: ExperimentConfig) -> dict[str, str]:
         if config.cloud.hide_seen
         else "no item is left out"
     )
+    if any(policy.own for policy in config.all_policies):
+        seen += f"; the newest {config.device.history} items of the history are left out of the device's own candidates"
     return {
         "costs": f"latency is the network's and {cloud_said(config)}; ranking on the device takes no time; "
         "the first list comes with the installation",
         "split": cut,
-        "candidates": f"pools of {config.cloud.pool} from the whole catalogue; a target outside the pool counts 0",
+        "candidates": f"pools of {config.cloud.pool} from the whole catalogue unless the policy's own length, slots or "
+        "own say otherwise; a target that is not among the candidates counts 0",
         "seen-filter": seen,
         "ties": "equal scores count by their expected value",
     }

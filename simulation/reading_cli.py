@@ -31,15 +31,17 @@ def compare(
 ) -> None:
     """Paired differences between policies, per user, with intervals and Holm's correction.
 
-    RUNS: run folders; the policies of the first are what the others' are compared with. Or one sweep folder: its
-    policies at equal request ratios.
+    RUNS: run folders; of one, all policies minus its baseline; of several, those of the others minus the policies of
+    the same name of the first. Or one sweep folder: its policies at equal request ratios.
     """
     from dataclasses import asdict
 
-    from reports.comparison import comparison_table
+    from reports.comparison import between_runs, comparison_table
     from reports.stats import compare_folders
 
     comparisons = compare_folders(runs, measure, pair=policies, against=against)
+    if len(runs) > 1 and not policies and against is None:
+        comparisons = between_runs(comparisons)
     if as_json:
         print_json({"measure": measure, "comparisons": [asdict(one) for one in comparisons]})
     else:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from simulation.config_parts import Plugin
+from simulation.config_parts import PersonalizerTable, Plugin
 from simulation.config_tables import (
     BudgetTable,
     ErrorsTable,
@@ -70,7 +70,7 @@ MEANINGS = {
     "cloud.hide_seen": "items of the history are not proposed again",
     "cloud.history": "newest items that the generator looks at",
     "cloud.gflops": "speed of the data centre per request: turns a generator's flops into seconds",
-    "cloud.seconds_per_request": "instead of the time that follows from the flops",
+    "cloud.seconds_per_request": "of a list, instead of the time that follows from the generator's flops",
     "cloud.servers": "finite servers with one line before them; without the table no request waits for another",
     "cloud.servers.count": "equal servers",
     "cloud.servers.max_wait_s": "who would wait longer is turned away and told when to come back; without it nobody is",
@@ -80,7 +80,13 @@ MEANINGS = {
     "cloud.budget.cloud_seconds_per_hour": "work on lists; one number, or one per tier",
     "cloud.budget.horizon": "hours (for requests per step: steps of all devices of the budget) over which spending may "
     "be uneven; at least twice what a device takes from one request to the next",
-    "device.model": "the reranker: `class` and its options",
+    "cloud.personalizer": "parameters of each device's own; without the table there are none",
+    "cloud.personalizer.class": "`package.module:Name` of the method; its other keys are options of that class, and "
+    "`[cloud.personalizer.training]` has the keys of `[cloud.training]`",
+    "cloud.personalizer.when": "a device gets a patch when it is installed, and with every reply (`request`), with "
+    "every so manieth one (`{ every = 3 }`), or never again (`installation`)",
+    "device.model": "the reranker: `class` and its options; beside `[cloud.personalizer]` the trained model that its "
+    "method goes on from",
     "device.collaboration.training": "`cooperative` goes on with the generator's lists, `adaptive` then with "
     "everybody's newest training items",
     "device.collaboration.lists": "`released`: the target is put into every list, entries count one by one; `found`: "
@@ -116,7 +122,7 @@ MEANINGS = {
     "under streamed rows it is what is installed",
     "device.tiers.name": "in tables and for `tandemrec export --tier`",
     "device.tiers.share": "of the devices, relative to the other tiers",
-    "device.tiers.model": "instead of `[device] model`",
+    "device.tiers.model": "instead of `[device] model`; devices of such a tier get no patches",
     "device.tiers.link": "instead of `[network] link`",
     "device.fusion.alpha": "weight of the cloud's score; the device's has the rest",
     "device.fusion.normalise": "what is done to both scores before they are added",
@@ -138,7 +144,7 @@ MEANINGS = {
     "sweep.bound_size": "the bound for merged lists is left out where devices x steps^3 exceed this",
     "sweep.vary": 'quoted keys and lists of values, `"cloud.pool" = [20, 50]`: a sweep folder per combination',
     "policies.family": "how a sweep's report treats it; without it `floor` for never and always, `ours` for "
-    "`device.policies.gain`, else `published`",
+    "`device.policies.gain`, `published` for our other classes, `custom` for yours",
     "simulation.devices_per_client": "devices that one Flower client hosts",
     "simulation.runner": "a loop in this process, or Flower's simulation on Ray",
     "simulation.threads": "of torch; without it torch decides",
@@ -159,6 +165,7 @@ def reference() -> str:
         ("[cloud.generator_errors]", "cloud.generator_errors", ErrorsTable),
         ("[cloud.servers]", "cloud.servers", ServersTable),
         ("[cloud.budget]", "cloud.budget", BudgetTable),
+        ("[cloud.personalizer]", "cloud.personalizer", PersonalizerTable),
     ]
     return "\n\n".join(section(*each) for each in sections) + "\n"
 

@@ -1,11 +1,11 @@
 """The replay: users' real interactions are lived again, step by step, by a fleet that talks to the cloud in bytes.
 
 A wave is one step of every device that still has one, or, where the order of time matters, the steps of a span of time
-(see `simulation.in_time`). `Shard.wave` is what a Flower client does with one message, `replay` is what the server
-does; both know nothing of Flower.
+(see `simulation.in_time`). `Shard.wave` is what a Flower client does with one message, `simulation.waves` what the
+server does; both know nothing of Flower.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from cloud.gateway import Delivery, Gateway, nothing
+from cloud.gateway import Delivery
 from device.errors import ContractError
 from device.fleet import Fleet
 from device.messages import Codec, decode_replies, encode_requests
@@ -22,20 +22,6 @@ from device.ranking import Ranking
 from device.setup import Setup
 from simulation.data.dataset import Dataset, windows
 
-__all__ = [
-    "Columns",
-    "Exchange",
-    "Shard",
-    "Timeline",
-    "Wave",
-    "latency",
-    "next_at",
-    "nothing",
-    "positions",
-    "replay",
-    "take_in",
-    "together",
-]
 Columns = dict[str, NDArray[Any]]
 
 
@@ -200,10 +186,11 @@ def take_in(fleet: Fleet, delivery: Delivery) -> None:
     fleet.wait(who, delivery.free_at[rows])
     arrived = np.array([bool(delivery.bodies[row]) for row in rows])
     if arrived.any():
-        replies = decode_replies([delivery.bodies[row] for row in rows[arrived]])
+        came, usable_at = [delivery.bodies[row] for row in rows[arrived]], delivery.usable_at[rows[arrived]]
+        replies = decode_replies(fleet.personal.take(who[arrived], came, usable_at) if fleet.personal else came)
         if (replies.device != fleet.devices[who[arrived]]).any():
             raise ContractError("a reply reached another device than the one it names")
-        fleet.receive(who[arrived], replies, delivery.usable_at[rows[arrived]])
+        fleet.receive(who[arrived], replies, usable_at)
 
 
 def positions(devices: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -220,45 +207,3 @@ def next_at(at: NDArray[np.float64], lived: NDArray[np.int64]) -> NDArray[np.flo
     steps = at.shape[1]
     times = at[np.arange(len(at)), np.minimum(lived, steps - 1)]
     return np.where(lived < steps, times, np.inf)
-
-
-Exchange = Callable[[int, Delivery], Iterator[Wave]]
-"""Takes a delivery, the how-manieth, to every client and brings their waves back, in any order."""
-
-
-def replay(exchange: Exchange, gateway: Gateway, first: Delivery, waves: int) -> Iterator[Columns]:
-    """Run all waves.
-
-    Yields the telemetry of each wave, sorted by device, with `latency_s` (request to usable reply) added.
-    """
-    delivery = first
-    for number in range(1, waves + 1):
-        wave = together(exchange(number, delivery))
-        if not wave.telemetry:
-            break
-        columns, requests, asked_at = wave.telemetry, wave.requests, wave.asked_at
-        delivery = gateway.answer(requests, asked_at) if requests else nothing()
-        yield columns | {"latency_s": latency(columns, delivery)}
-
-
-def together(waves: Iterable[Wave]) -> Wave:
-    """The waves of all clients as one, telemetry sorted by device."""
-    answers = [wave for wave in waves if wave.telemetry]
-    if not answers:
-        return Wave([], np.zeros(0), {})
-    columns = {k: np.concatenate([w.telemetry[k] for w in answers]) for k in answers[0].telemetry}
-    order = np.argsort(columns["device"], kind="stable")
-    return Wave(
-        [body for wave in answers for body in wave.requests],
-        np.concatenate([wave.asked_at for wave in answers]),
-        {k: v[order] for k, v in columns.items()},
-    )
-
-
-def latency(columns: Columns, delivery: Delivery) -> NDArray[np.float32]:
-    """[B] seconds from request to usable reply; NaN where none was asked or none arrived."""
-    out = np.full(len(columns["device"]), np.nan, np.float32)
-    rows, where = positions(columns["device"], delivery.device)
-    wait = delivery.usable_at[rows] - columns["at"][where]
-    out[where] = np.where(np.isfinite(wait), wait, np.nan)
-    return out

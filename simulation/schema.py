@@ -38,7 +38,7 @@ UP: Final = "up"
 DOWN: Final = "down"
 CANDIDATES: Final = "candidates"
 DENIAL: Final = "denial"
-INSTALLATION_KINDS: Final = ("install", "first_list")
+INSTALLATION_KINDS: Final = ("install", "first_list", "first_patch")
 """Kinds sent once per device before its first step; reported apart from the bytes per step."""
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())

@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,26 @@ from cloud.generator import sized
 from cloud.options import Training
 from cloud.sequences import HeldOut, Sequences
 from cloud.training import Log, fit
+from device.errors import ConfigError
 from simulation.build import build, imported
 from simulation.config_parts import Plugin
 from simulation.data.dataset import Split, windows
 from simulation.metrics import parse
 
 Say = Callable[[str], None]
-SHARED_FOLDERS = ("models", "generators")  # one file per model: the neighbours do not matter
+SHARED_FOLDERS = ("models", "generators", "personalizers")
+"""One file per model: the neighbours do not matter, unless it takes something from them."""
+BACKBONE = ("backbone", "device")
+"""Names under which a constructor takes a trained model."""
+SHARED_PACKAGES = ("device.models.", "cloud.generators.", "cloud.personalizers.")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A trained model that another training goes on from."""
+
+    name: str  # of its folder
+    model: Any
 
 
 def given(n_items: int, length: int) -> dict[str, int]:
@@ -58,18 +73,21 @@ class Shelf:
     refit: bool = False
     hide_seen: bool = True
 
-    def trained(self, plugin: Plugin, training: Training, where: str) -> tuple[Any, Log | None]:
+    def trained(
+        self, plugin: Plugin, training: Training, where: str, start: Start | None = None
+    ) -> tuple[Any, Log | None]:
         """The object of a plug-in, trained or fitted if it can be; a finished training is only loaded.
 
-        A torch module is trained by `cloud.training.fit`; another object with `fit(sequences)` is fitted.
+        A torch module is trained by `cloud.training.fit`; another object with `fit(sequences)` is fitted. `start` is
+        handed to its constructor.
         """
         from torch import nn
 
         data = self.split.data
-        made = build(plugin.class_, plugin.options, where, **given(data.n_items, self.length))
+        made = built(plugin, where, given(data.n_items, self.length), start.model if start else None)
         sequences, held_out = training_data(self.split, self.length, refit=self.refit)
         if isinstance(made, nn.Module):
-            name = type(made).__name__
+            name = said(made, where)
             sized(made, n_items=data.n_items, length=self.length)
             self.say(f"{name}: {sum(p.numel() for p in made.parameters()):,} parameters")
             log = fit(
@@ -78,17 +96,17 @@ class Shelf:
                 held_out,
                 options=training,
                 seed=self.seed,
-                folder=self.folder(plugin, training),
+                folder=self.folder(plugin, training, start),
                 measure=parse("ndcg@10").of,
                 hide_seen=self.hide_seen,
-                progress=lambda line: self.say(f"{name}: {line}"),
+                progress=lambda line: self.say(f"{name}: {spelled(line)}"),
             )
             return made, log
         if hasattr(made, "fit"):
             made.fit(sequences)
         return made, None
 
-    def folder(self, plugin: Plugin, training: Training) -> Path:
+    def folder(self, plugin: Plugin, training: Training, start: Start | None = None) -> Path:
         """Folder of one training; its name holds a hash of all that the weights depend on, the code included."""
         described = json.dumps(
             {
@@ -102,11 +120,42 @@ class Shelf:
                 "seed": self.seed,
                 "refit": self.refit,
                 "hide_seen": self.hide_seen,
+                **({"start": start.name} if start else {}),
             },
             sort_keys=True,
         )
         digest = hashlib.sha256(described.encode()).hexdigest()[:12]
         return self.root / f"{plugin.class_.partition(':')[2].lower()}-{digest}"
+
+
+def said(made: Any, where: str) -> str:
+    """What a training is called in the log: `cloud SASRec`, `device GRU4Rec`, by the table that names the model."""
+    side = next((side for side in ("cloud", "device") if where.startswith(f"[{side}.")), "")
+    return f"{side} {type(made).__name__}".strip()
+
+
+def spelled(line: str) -> str:
+    """A line of `cloud.training.fit`, whose text keys trained models, with its best value in words, if it has one."""
+    line = re.sub(r" best \S+ @ 0$", "", line)
+    return re.sub(r" best (\S+) @ (\d+)$", r", best validation NDCG@10 \1 (epoch \2)", line)
+
+
+def built(plugin: Plugin, where: str, sizes: dict[str, int], backbone: Any = None) -> Any:
+    """The object of a plug-in; one that goes on from a trained model gets it as `backbone` (or `device`).
+
+    Raises ConfigError where that is lacking, or where nobody takes it.
+    """
+    parameters = inspect.signature(imported(plugin.class_, where)).parameters
+    names = [name for name in BACKBONE if name in parameters]
+    if backbone is None and any(parameters[name].default is inspect.Parameter.empty for name in names):
+        raise ConfigError(f"{where}: {plugin.class_} goes on from a trained model; name its class in [device.model]")
+    if backbone is not None and not names:
+        raise ConfigError(
+            f"{where}: {plugin.class_} takes no {' or '.join(BACKBONE)}, so [device.model] has no effect; take it out "
+            "(a tier without patches names its own model)"
+        )
+    on = {} if backbone is None else dict.fromkeys(names, backbone)
+    return build(plugin.class_, plugin.options, where, **sizes, **on)
 
 
 def defaults(plugin: Plugin) -> dict[str, str]:
@@ -120,6 +169,20 @@ def code_of(path: str) -> str:
     module = sys.modules[imported(path, "class").__module__]
     own = Path(module.__file__ or "")
     package = own.parent if (own.parent / "__init__.py").exists() and own.parent.name not in SHARED_FOLDERS else None
-    files = sorted(package.glob("*.py")) if package else [own]
+    files = sorted(package.glob("*.py")) if package else [own, *parts_of(module)]
     files += [Path(inspect.getfile(part)) for part in (cloud.training, cloud.losses, cloud.sequences)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def parts_of(module: ModuleType) -> list[Path]:
+    """Files of the models that a module in a shared folder takes classes or functions from, and of theirs."""
+    found: dict[str, Path] = {}
+    todo = [module]
+    while todo:
+        values = vars(todo.pop()).values()
+        names = {v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in values}
+        near = {name for name in names if isinstance(name, str) and name.startswith(SHARED_PACKAGES)}
+        new = [sys.modules[name] for name in near - found.keys() - {module.__name__}]
+        found |= {one.__name__: Path(one.__file__ or "") for one in new}
+        todo += new
+    return [found[name] for name in sorted(found)]

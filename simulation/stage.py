@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cloud.service import Service
 from device.errors import ConfigError
+from device.personal import Personalized
 from device.scoring import ModelScorer, Scorer
 from device.seeds import key
 from device.setup import Setup
@@ -46,9 +47,9 @@ class Stage:
         return [replace(setup, scorer=self.scorer(policy, setup)) for setup in made]
 
     def scorer(self, policy: PolicyTable, setup: Setup) -> Scorer:
-        """One per tier and resident share; streamed rows change what a device knows, so there nothing is shared."""
+        """One per tier and resident share; where rows are streamed or devices hold patches, nothing is shared."""
         assert isinstance(setup.scorer, ModelScorer)
-        if setup.cache_rows:
+        if setup.cache_rows or isinstance(setup.scorer.model, Personalized):
             return setup.scorer
         name = (setup.tier, policy.resident if policy.own else 0.0)
         if name not in self.scorers:

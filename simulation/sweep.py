@@ -136,14 +136,14 @@ class Seed:
         )
 
     def bound(self, world: World, name: str) -> None:
-        """One bound's frontier; its fusion is that of always asking."""
+        """One bound's line, under the best of three fusions at every ratio."""
         measure = parse(self.prepared.config.metrics[0])
         merged = name == MERGED
         way = {"class": ALWAYS} | ({"update": "merge", "fusion": "by-age"} if merged else {})
-        [chosen] = world.chooser.choose(PolicyTable.model_validate(way), [None])
+        fusions = world.chooser.envelope(PolicyTable.model_validate(way))
         one = PolicyTable.model_validate({"class": ALWAYS})
         parts = hindsight(world.stage.rehearsal(one), world.stage.setups(one, NOTHING), measure)
-        put(self.place_of_bound(name), bound(parts, chosen.fusion, pairs=merged, ratios=self.sweep.request_ratios))
+        put(self.place_of_bound(name), bound(parts, fusions, pairs=merged, ratios=self.sweep.request_ratios))
 
     def bounds(self) -> list[str]:
         """Names of the bounds that can be afforded."""

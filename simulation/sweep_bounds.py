@@ -1,10 +1,12 @@
 """The exact bounds of a sweep: what every possible list would have earned at every later step, then the optimum.
 
 Lists are those that an always-asking device gets over a link that takes no time. They bound policies that hold the same
-pools under the same fusion: one list of [cloud] pool, or the two newest. Others can do better.
+pools (one list of [cloud] pool, or the two newest) under one of the fusions that the bound is given: at every request
+ratio it is the best of these fusions' frontiers. Others can do better.
 
 Devices are independent, so they are treated in portions, longest replays first: besides what the replay itself keeps,
-about BYTES for the lists held at a time, as much for what is computed from them, and 8 bytes per step of the fleet.
+about BYTES for the lists held at a time, as much for what is computed from them, and 8 bytes per step of the fleet and
+fusion. The reranker scores each list once per step, for all fusions.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,13 +67,13 @@ class Hindsight:
         """[D] steps lived."""
         return lived_steps(self.rehearsal)[self.device]
 
-    def chunks(self, *, pairs: bool) -> Iterator["Hindsight"]:
-        """As many devices at a time as their rewards take BYTES, of two lists merged or of one."""
+    def chunks(self, *, pairs: bool, fusions: int = 1) -> Iterator["Hindsight"]:
+        """As many devices at a time as their rewards under some fusions take BYTES, of two lists merged or of one."""
         width, known = self.items.shape[2], self.rehearsal.service.upload
 
         def work(steps: int) -> int:
-            one: int = steps * (64 * width + 32 * known) + 24 * steps**2
-            return one + steps * 64 * width + steps**2 * width + 24 * steps**3 if pairs else one
+            one: int = steps * (64 * width + 32 * known) + (20 + 4 * fusions) * steps**2
+            return one + steps * 64 * width + steps**2 * width + (22 + 2 * fusions) * steps**3 if pairs else one
 
         steps = self.steps
         for rows in portions(steps, work):
@@ -89,8 +91,11 @@ class Hindsight:
                 np.copyto(until[:, :t], t, where=self.items[:, :t] == self._taken(t)[:, None, None])
         return until
 
-    def fused(self, t: int, fusion: Fuses, until: NDArray[np.int32]) -> tuple[Items, Scores]:
-        """(items, fused scores) [D, t, C] of the lists made at 0..t-1, as step t shows them; see `shown_until`."""
+    def fused(self, t: int, fusions: Sequence[Fuses], until: NDArray[np.int32]) -> tuple[Items, Iterator[Scores]]:
+        """(items [D, t, C] of the lists made at 0..t-1 as step t shows them, their scores under each of the fusions).
+
+        `until`: see `shown_until`.
+        """
         shape = (len(self.device), t, self.items.shape[2])
         items = np.where(until[:, :t] >= t, self.items[:, :t], 0).reshape(-1, shape[2])
         device = np.repeat(self.device, t)
@@ -98,22 +103,25 @@ class Hindsight:
         history = taken_so_far(self.rehearsal, device, step, self.rehearsal.service.upload)
         known = self.setup.scorer.scores(device, step, history, items)
         age = np.broadcast_to((t - 1 - np.tile(np.arange(t), shape[0]))[:, None], items.shape)
-        scores = fusion(self.cloud[:, :t].reshape(items.shape), known, items != 0, age)
-        return items.reshape(shape), scores.reshape(shape)
+        cloud = self.cloud[:, :t].reshape(items.shape)
+        return items.reshape(shape), (fusion(cloud, known, items != 0, age).reshape(shape) for fusion in fusions)
 
-    def replaced_rewards(self, fusion: Fuses) -> Rewards:
-        """Rewards where a new list replaces the old one."""
+    def replaced_rewards(self, fusions: Sequence[Fuses]) -> list[Rewards]:
+        """Rewards under each fusion where a new list replaces the old one."""
         steps, until = self.steps, self.shown_until()
         longest = int(steps.max())
-        reward = np.full((len(steps), longest, longest), np.nan, np.float32)
+        rewards = np.full((len(fusions), len(steps), longest, longest), np.nan, np.float32)
         for t in range(1, longest + 1):
-            earned = self._earned(t, *self.fused(t, fusion, until))
-            reward[:, :t, t - 1] = np.where(steps[:, None] >= t, earned, np.nan)
-        return replaced(reward)
+            items, fused = self.fused(t, fusions, until)
+            for reward, scores in zip(rewards, fused, strict=True):
+                reward[:, :t, t - 1] = np.where(steps[:, None] >= t, self._earned(t, items, scores), np.nan)
+        return [replaced(reward) for reward in rewards]
 
-    def merged_rewards(self, fusion: Fuses) -> Rewards:
-        """Rewards where the pool holds the two newest lists; `fusion` treats candidates one by one."""
-        return merged(self.steps, partial(self._pairs, fusion, self.shown_until(), self.twice()))
+    def merged_rewards(self, fusions: Sequence[Fuses]) -> list[Rewards]:
+        """Rewards under each fusion where the pool holds the two newest lists; they treat candidates one by one."""
+        until, twice = self.shown_until(), self.twice()
+        made = [self._pairs(fusions, until, twice, t) for t in range(1, self.items.shape[1] + 1)]
+        return [merged(self.steps, partial(at_step, made, number)) for number in range(len(fusions))]
 
     def twice(self) -> NDArray[np.bool_]:
         """[D, S, S, C] whether candidate c of the list made at s1 is in that of s2 > s1 too, which then counts."""
@@ -126,17 +134,21 @@ class Hindsight:
             )
         return out
 
-    def _pairs(self, fusion: Fuses, until: NDArray[np.int32], twice: NDArray[np.bool_], t: int) -> NDArray[np.float32]:
-        """[D, t, t] what step t earns with the lists made at s1 and s2 > s1, and at [d, 0, 0] with the first alone."""
-        items, fused = self.fused(t, fusion, until)
-        out = np.zeros((len(items), t, t), np.float32)
-        out[:, 0, 0] = self._earned(t, items[:, :1], fused[:, :1])[:, 0]
-        for new in range(1, t):
-            gone = twice[:, :new, new]
-            held = np.where(gone, 0, items[:, :new]), np.where(gone, np.float32(-np.inf), fused[:, :new])
-            fresh = (np.repeat(part[:, new : new + 1], new, axis=1) for part in (items, fused))
-            both = (np.concatenate(pair, axis=2) for pair in zip(fresh, held, strict=True))
-            out[:, :new, new] = self._earned(t, *both)
+    def _pairs(
+        self, fusions: Sequence[Fuses], until: NDArray[np.int32], twice: NDArray[np.bool_], t: int
+    ) -> NDArray[np.float32]:
+        """[F, D, t, t] under each fusion: what step t earns with the lists made at s1 and s2 > s1, and at [f, d, 0, 0]
+        with the first alone."""
+        items, fused = self.fused(t, fusions, until)
+        out = np.zeros((len(fusions), len(items), t, t), np.float32)
+        for earned, scores in zip(out, fused, strict=True):
+            earned[:, 0, 0] = self._earned(t, items[:, :1], scores[:, :1])[:, 0]
+            for new in range(1, t):
+                gone = twice[:, :new, new]
+                held = np.where(gone, 0, items[:, :new]), np.where(gone, np.float32(-np.inf), scores[:, :new])
+                fresh = (np.repeat(part[:, new : new + 1], new, axis=1) for part in (items, scores))
+                both = (np.concatenate(pair, axis=2) for pair in zip(fresh, held, strict=True))
+                earned[:, :new, new] = self._earned(t, *both)
         return out
 
     def _taken(self, t: int) -> NDArray[np.int32]:
@@ -149,6 +161,12 @@ class Hindsight:
         size, pools, width = items.shape
         ranking = Ranking(items.reshape(-1, width), fused.reshape(-1, width), np.zeros(size * pools, np.int64))
         return self.measure.of(*ranking.place(np.repeat(self._taken(t), pools))).reshape(size, pools)
+
+
+def at_step(made: Sequence[NDArray[np.float32]], fusion: int, t: int) -> NDArray[np.float32]:
+    """What `_pairs` made for step t under one fusion."""
+    rewards: NDArray[np.float32] = made[t - 1][fusion]
+    return rewards
 
 
 def lived_steps(rehearsal: Rehearsal) -> Counts:
@@ -195,17 +213,19 @@ def collected(rehearsal: Rehearsal, fleet: Sequence[Setup], device: NDArray[np.i
     return lists
 
 
-def bound(parts: Iterable[Hindsight], fusion: Fuses, *, pairs: bool, ratios: Sequence[float]) -> Columns:
-    """RATIO and VALUE [n]: the fleet's frontier at POINTS request ratios up to its last, and at those of `ratios`.
+def bound(parts: Iterable[Hindsight], fusions: Sequence[Fuses], *, pairs: bool, ratios: Sequence[float]) -> Columns:
+    """RATIO and VALUE [n]: the best of the fusions' frontiers, each with one fusion for the whole fleet.
 
-    `pairs`: the two newest lists merged, under a fusion that treats candidates one by one; else one list.
+    At POINTS request ratios up to where none of them rises any more, and at those of `ratios` before.
+    `pairs`: the two newest lists merged, under fusions that treat candidates one by one; else one list.
     """
-    found: list[tuple[Values, Counts]] = []
+    found: list[list[tuple[Values, Counts]]] = [[] for _ in fusions]
     for part in parts:
-        for chunk in part.chunks(pairs=pairs):
-            rewards = chunk.merged_rewards(fusion) if pairs else chunk.replaced_rewards(fusion)
-            found.append((best_by_budget(rewards, rewards.longest - 1), rewards.steps))
-    line = frontier(found)
-    end = line.request_ratio[-1]
+        for chunk in part.chunks(pairs=pairs, fusions=len(fusions)):
+            made = chunk.merged_rewards(fusions) if pairs else chunk.replaced_rewards(fusions)
+            for kept, rewards in zip(found, made, strict=True):
+                kept.append((best_by_budget(rewards, rewards.longest - 1), rewards.steps))
+    lines = [frontier(kept) for kept in found]
+    end = max(line.request_ratio[-1] for line in lines)
     at = np.unique([*np.linspace(0, end, POINTS), *(ratio for ratio in ratios if ratio < end)])
-    return {RATIO: at, VALUE: line.at(at)}
+    return {RATIO: at, VALUE: np.max([line.at(at) for line in lines], axis=0)}

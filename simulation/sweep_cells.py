@@ -22,7 +22,6 @@ from simulation.prepare import Prepared
 from simulation.replay import Columns
 from simulation.stage import Stage, on_test
 
-CLOUD_S = "cloud_s"  # of a ledger: seconds that the cloud worked on a reply
 NOTHING = Chosen(0.0, Fusion())
 CALIBRATED_USERS = 1000
 TOTALS = (f.PRICE, f.INSTALL_BYTES, f.LATENCY_P50_S, f.LATENCY_P95_S, f.ENERGY_J_PER_STEP)
@@ -104,5 +103,5 @@ def traffic(ledger: Columns, users: int) -> Columns:
     return {
         f.BYTES_UP: total(running & up, c.NBYTES).astype(np.int64),
         f.BYTES_DOWN: total(running & ~up, c.NBYTES).astype(np.int64),
-        f.CLOUD_SECONDS: total(running, CLOUD_S),
+        f.CLOUD_SECONDS: total(running, c.CLOUD_S),
     }

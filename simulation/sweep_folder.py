@@ -61,8 +61,6 @@ HIGH: Final = "high"
 
 FLOOR: Final = "floor"
 """Family of policies that take no budget and stand for themselves: never, always, the device alone."""
-BOUND_FAMILY: Final = "bound"
-"""Family of policies that know the future; drawn, but never on a front or in a comparison."""
 PUBLISHED: Final = "published"
 OURS: Final = "ours"
 
@@ -108,7 +106,7 @@ CALIBRATION: Final = pa.schema(
 )
 """A row per tenth (0 to 9) of the steps of a policy at a budget under a seed, in the order of the predicted gain.
 
-`predicted` and `realised` are mean gains of a request in the first measure, summed over the policy's horizon; `low`
+`predicted` and `realised` are mean gains of a request in NDCG@10, summed over the policy's horizon; `low`
 and `high` the 95 % interval of `realised`.
 """
 

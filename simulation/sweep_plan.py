@@ -25,6 +25,8 @@ def plans(path: Path, overrides: Sequence[str]) -> list[ExperimentConfig]:
     base = load_config(path, overrides)
     if base.cloud.budget is not None:
         raise ConfigError(f"{path}: a sweep finds prices for request ratios; take [cloud.budget] out, or use `run`")
+    if base.cloud.personalizer is not None:
+        raise ConfigError(f"{path}: the bounds of a sweep know no patches; take [cloud.personalizer] out, or use `run`")
     keys = list(base.sweep.vary)
     found = []
     for values in product(*base.sweep.vary.values()):
@@ -49,14 +51,18 @@ def with_floors(config: ExperimentConfig) -> ExperimentConfig:
     missing = [PolicyTable.model_validate({"class": class_}) for class_ in FLOORS if not any(floors(config, class_))]
     taken = {policy.label for policy in config.all_policies} & {policy.label for policy in missing}
     if taken:
-        raise ConfigError(f"a policy is called {min(taken)!r} and is none; rename it, a sweep needs the name")
+        raise ConfigError(
+            f"a policy is called {min(taken)!r} and is not the plain one; rename it, a sweep needs the name"
+        )
     device = config.device.model_copy(update={"policy": None})
     return config.model_copy(update={"policies": (*missing, *config.all_policies), "device": device})
 
 
 def floors(config: ExperimentConfig, class_: str) -> list[PolicyTable]:
-    """The policies of a class that handle pools in the plain way."""
-    return [one for one in config.all_policies if one.class_ == class_ and one.update == "replace" and not one.own]
+    """The policies of a class that are plain: one list of [cloud] pool, constant fusion, no candidates of their own."""
+    plain = ("replace", 0, None, "constant")
+    found = [one for one in config.all_policies if one.class_ == class_]
+    return [one for one in found if (one.update, one.own, one.length, one.fusion) == plain]
 
 
 def floor(config: ExperimentConfig, class_: str) -> PolicyTable:
@@ -65,9 +71,10 @@ def floor(config: ExperimentConfig, class_: str) -> PolicyTable:
 
 
 def family(policy: PolicyTable) -> str:
-    """The given one, or that of the class."""
-    usual = "floor" if policy.class_ in FLOORS else "ours" if policy.class_.startswith(OURS) else "published"
-    return policy.family or usual
+    """The given one, or that of the class; somebody's own class is "custom"."""
+    path = policy.class_
+    usual = "floor" if path in FLOORS else "ours" if path.startswith(OURS) else "custom"
+    return policy.family or ("published" if usual == "custom" and path.startswith("device.") else usual)
 
 
 def resolved(config: ExperimentConfig) -> str:
@@ -87,7 +94,8 @@ def words(config: ExperimentConfig) -> dict[str, str]:
         "energy": "declared, not measured: radio (wake-up, tail, bytes) after "
         + " ".join(declared)
         + f" Reranking: its operations at {config.device.energy.j_per_gflop:g} J per GFLOP.",
-        "bounds": "the best schedule of every user in hindsight, replies at once, with lists of [cloud] pool under "
-        "the fusion of always asking (replaced) or by age (the two newest lists); policies with longer lists, more "
-        "lists, another fusion or candidates of their own can lie above them",
+        "bounds": "the best schedule of every user in hindsight, replies at once, with lists of [cloud] pool: one list "
+        "under constant fusions (replaced), the two newest under fusions by age (merged); at every ratio the best of "
+        "three fusions, fitted on validation for never asking, random requests and always asking, or the one given; "
+        "policies with longer lists, more lists, another fusion or candidates of their own can lie above them",
     }

@@ -20,7 +20,7 @@ def check(
 ) -> None:
     """The conformance kit: tells what is wrong with a plug-in and how to mend it.
 
-    KIND: device-model, policy or generator.
+    KIND: device-model, policy, generator or personalizer.
 
     PATH: package.module:Name or file.py:Name.
     """

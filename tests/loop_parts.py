@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cloud.gateway import Delivery, Gateway, Service
+from cloud.gateway import Delivery, Gateway, Service, nothing
 from cloud.generator import Generated
 from cloud.ledger import Ledger
 from device.fusion import Fusion
@@ -15,7 +15,8 @@ from device.scoring import ModelScorer
 from device.seeds import rng
 from device.setup import Setup
 from simulation.network import Ideal
-from simulation.replay import Shard, Timeline, nothing, replay
+from simulation.replay import Shard, Timeline
+from simulation.waves import replay
 
 
 class Dot:
@@ -206,7 +207,7 @@ class World:
         return self.gateway.install([1000], self.timeline.at[:, 0])
 
     def run(self):
-        """(steps, ledger) of the whole replay through `simulation.replay.replay`."""
+        """(steps, ledger) of the whole replay through `simulation.waves.replay`."""
         shard = self.shard()
         waves = list(replay(lambda n, d: iter([shard.wave(n, d)]), self.gateway, self.install(), self.timeline.steps))
         return {k: np.concatenate([w[k] for w in waves]) for k in waves[0]}, self.ledger.columns()

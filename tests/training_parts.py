@@ -7,7 +7,7 @@ import numpy as np
 
 from cloud.generator import TopK
 from cloud.generators.floors import Markov
-from cloud.lessons import FromLists, Lists, Recent
+from cloud.lessons import FromLists, Lists, Made, Recent
 from cloud.options import Training
 from cloud.sequences import Sequences
 from device.seeds import rng
@@ -42,4 +42,5 @@ def markov() -> TopK:
 
 def lists(**options: Any) -> FromLists:
     """Lessons from its lists."""
-    return FromLists(Recent(DATA), markov(), N_ITEMS, history=LENGTH, lists=Lists(**options))
+    told = Lists(**options)
+    return FromLists(Made(Recent(DATA), markov(), LENGTH, told.asked), N_ITEMS, told)

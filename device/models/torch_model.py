@@ -59,12 +59,12 @@ class TorchModel:
                 tensors[name].copy_(value)
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
-    def score(self, params: Parameters, history: Items, candidates: Items) -> Scores:
-        """Scores [B, C] float32."""
+    def score(self, params: Parameters, history: Items, candidates: Items, **more: Tensor) -> Scores:
+        """Scores [B, C] float32; `more` are further arguments of the module's forward."""
         if params is not self._params:
             self._bind(params)
         with torch.inference_mode():
-            scores = self._bound(_ids(history), _ids(candidates))
+            scores = self._bound(_ids(history), _ids(candidates), **more)
         if not isinstance(scores, Tensor) or scores.shape != candidates.shape:
             shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ContractError(

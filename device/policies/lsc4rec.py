@@ -64,7 +64,7 @@ class BatchScore:
             moved = np.bincount(group, moves(view.device_scores, view.cloud_scores, view.valid, view.empty).sum(axis=1))
             score += moved / np.maximum(np.bincount(group, view.valid.sum(axis=1)), 1)
         if self.invalid:
-            score += (4 + 0.3 * np.bincount(group, view.empty)) ** 2
+            score += penalty(np.bincount(group, view.empty))
         return np.asarray(score[group], np.float64)
 
 
@@ -85,6 +85,11 @@ class InvalidCount:
     def urgency(self, view: View, draws: Draws) -> Urgency:
         """The number of empty places, plus a draw below one, or no price could give the wanted request ratio."""
         return np.asarray(view.empty + draws.uniform()[:, 0], np.float64)
+
+
+def penalty(invalid: NDArray[np.number]) -> NDArray[np.float64]:
+    """(4 + 0.3 invalid)^2, the released price of invalid generations."""
+    return np.asarray((4 + 0.3 * invalid) ** 2, np.float64)
 
 
 def moves(

@@ -7,8 +7,9 @@ c' the second best.
 
 Reconstructed: their logs are randomised and show one outcome per row, ours are counterfactual and show all three, so
 every row teaches every arm and the propensity is 1/2. The shared sequence encoder is the reranker's state plus a few
-numbers about the pool. lambda and the number of epochs are not in the sources. Our devices always rerank, so the
-controller's first two answers both mean "do not ask".
+numbers about the pool; the outcome models of a T- or X-learner share one hidden layer, which stands in for the paper's
+trained encoder. lambda and the number of epochs are not in the sources. Our devices always rerank, so the controller's
+first two answers both mean "do not ask".
 """
 
 from dataclasses import dataclass, field, replace

@@ -27,7 +27,7 @@ class SinceReply:
 
 @dataclass(frozen=True, slots=True)
 class Misses:
-    """Asks the more items were taken that the newest list did not hold."""
+    """Asks the more items were taken, since the newest list came, that were not among the candidates shown."""
 
     def urgency(self, view: View, draws: Draws) -> Urgency:
         """Items missed since the newest list came, plus a draw."""

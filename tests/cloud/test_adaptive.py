@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cloud.adaptive import Adaptation, adapt, body, personal_scores
+from cloud.adaptive import Adaptation, adapt, body, personal_scores, update_bytes
 from device.errors import ConfigError, ContractError
 from device.messages import encode_patch
 from device.model import Items
@@ -164,24 +164,22 @@ def test_more_steps_fit_the_own_items_better() -> None:
     assert margins[0] < margins[1] < margins[2]
 
 
-def test_a_chosen_set_of_parameters_and_its_bytes() -> None:
+def test_what_is_trained_and_its_bytes() -> None:
+    """All parameters but the table of item embeddings, which no update carries."""
     model = small(SASRec)
-    names = ["norm.weight", "norm.bias"]
-    made = adapt(model, histories(), np.arange(DEVICES), n_items=N_ITEMS, seed=1, options=OPTIONS, names=names)
-    assert made.shapes == {"norm.bias": (4,), "norm.weight": (4,)}
-    assert made.deltas.shape == (DEVICES, 8)
-    message = encode_patch({name: np.zeros(4, np.float32) for name in names})
-    assert made.bytes_down(trained="cloud").tolist() == [len(message)] * DEVICES
-    assert made.bytes_down(trained="device").sum() == 0
-    with pytest.raises(ConfigError, match="trained = 'phone'"):
-        made.bytes_down(trained="phone")
-    assert "item.weight" not in body(model)
+    made = adapt(model, histories(), np.arange(DEVICES), n_items=N_ITEMS, seed=1, options=OPTIONS)
+    shapes = {name: tuple(part.shape) for name, part in model.named_parameters() if name != "item.weight"}
+    assert made.shapes == shapes
+    assert len(shapes) == len(list(model.parameters())) - 1
+    assert made.deltas.shape == (DEVICES, sum(int(np.prod(shape)) for shape in shapes.values()))
+    message = encode_patch({name: np.zeros(shape, np.float32) for name, shape in sorted(shapes.items())})
+    assert update_bytes(model, body(model)) == len(message)
+    table = 4 * model.item.weight.numel()
+    assert update_bytes(model, list(dict(model.named_parameters()))) > update_bytes(model, body(model)) + table
 
 
 def test_what_cannot_be_trained() -> None:
     model = small(SASRec)
-    with pytest.raises(ContractError, match="no parameter 'nose'"):
-        adapt(model, histories(), np.arange(DEVICES), n_items=N_ITEMS, seed=1, options=OPTIONS, names=["nose"])
     with pytest.raises(ContractError, match="L >= 2"):
         adapt(model, histories()[:, :1], np.arange(DEVICES), n_items=N_ITEMS, seed=1, options=OPTIONS)
     with pytest.raises(ConfigError, match="steps=0"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cloud.found import FromFound, list_loss
 from cloud.generator import Generated
-from cloud.lessons import Recent
+from cloud.lessons import Made, Recent
 from cloud.options import Training
 from cloud.sequences import Sequences
 from device.errors import DataError
@@ -52,7 +52,7 @@ def lessons(*users: list[int]) -> tuple[FromFound, NextThree]:
     starts = ends - [len(user) for user in users]
     data = Sequences(np.concatenate(users).astype(np.int32), starts.astype(np.int64), ends.astype(np.int64))
     generator = NextThree()
-    return FromFound(Recent(data, newest=1), generator, history=4, beams=3), generator
+    return FromFound(Made(Recent(data, newest=1), generator, history=4, beams=3)), generator
 
 
 def arguments(made: FromFound) -> list[dict[str, Any]]:

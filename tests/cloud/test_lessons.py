@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training_parts import DATA, ITEMS, LENGTH, N_ITEMS, OPTIONS, STARTS, USERS, lists
 
 from cloud.generator import Generated
-from cloud.lessons import FromItems, FromLists, Lists, Recent, Unseen, entry_loss
+from cloud.lessons import FromItems, FromLists, Lists, Made, Recent, Unseen, entry_loss
 from cloud.sequences import Sequences
 from device.errors import ConfigError, DataError
 from device.model import Items
@@ -71,7 +71,7 @@ def test_the_loss_of_lists_by_hand(faithful: bool) -> None:
     """One user 1, 2: target 2, list 2, 3: entries 2, 3 (clean), and 2, 2, 3 and a padding (faithful), both 2 taken."""
     data = Sequences(np.array([1, 2], np.int32), np.array([0]), np.array([2]))
     options = Lists(beams=2, width=4, augment="none", faithful=faithful)
-    lessons = FromLists(Recent(data), Fixed(2, 3), 3, history=3, lists=options)
+    lessons = FromLists(Made(Recent(data), Fixed(2, 3), 3, options.asked), 3, options)
     (step,) = lessons.losses(Scripted([0.1, 0.2, 0.3, 0.4]), OPTIONS, seed=1, epoch=0)
     took, refused, padding = -math.log(logistic(0.3)), -math.log(1 - logistic(0.4)), -math.log(1 - logistic(0.1))
     wanted = (2 * took + refused + padding) / 4 if faithful else (took + refused) / 2
@@ -140,8 +140,7 @@ def test_the_released_loss_has_four_new_negatives_per_target() -> None:
 @pytest.mark.parametrize("augment", ["digits", "next-best", "none"])
 def test_clean_lists_hold_distinct_valid_items(augment: Any) -> None:
     lessons = lists(augment=augment, beams=5, width=30)
-    users, targets = lessons.recent.drawn(seed=1, epoch=0)
-    lessons.make(users, targets, seed=1)
+    users, targets = lessons.made.recent.drawn(seed=1, epoch=0)
     made = lessons.training_lists(users, targets, seed=1, epoch=0)
     assert made.shape == (USERS, 30)
     assert (made[:, 0] == ITEMS[targets]).all()
@@ -157,9 +156,8 @@ def test_faithful_lists_lose_recombined_ids_that_do_not_exist() -> None:
     but for 1999, whose place becomes padding."""
     data = Sequences(np.array([7, 8], np.int32), np.array([0]), np.array([2]))
     options = Lists(beams=3, width=12, faithful=True)
-    lessons = FromLists(Recent(data, newest=1), Fixed(1999, 305, 42), 1950, history=3, lists=options)
-    users, targets = lessons.recent.drawn(seed=1, epoch=0)
-    lessons.make(users, targets, seed=1)
+    lessons = FromLists(Made(Recent(data, newest=1), Fixed(1999, 305, 42), 3, options.asked), 1950, options)
+    users, targets = lessons.made.recent.drawn(seed=1, epoch=0)
     (row,) = lessons.training_lists(users, targets, seed=1, epoch=0).tolist()
     assert row[:4] == [8, 1999, 305, 42]
     assert sorted(row[4:]) == [0, 0, 0, 305, 342, 399, 1905, 1942]  # two paddings at the end, one for 1999
@@ -167,7 +165,7 @@ def test_faithful_lists_lose_recombined_ids_that_do_not_exist() -> None:
 
 def test_a_prefix_gets_its_list_once() -> None:
     generator = Fixed(1, 2, 3)
-    lessons = FromLists(Recent(DATA), generator, N_ITEMS, history=LENGTH, lists=Lists(beams=3, augment="none"))
+    lessons = FromLists(Made(Recent(DATA), generator, LENGTH, beams=3), N_ITEMS, Lists(beams=3, augment="none"))
     for epoch in range(30):
         for step in lessons.losses(Scripted([0.0] * (N_ITEMS + 1)), OPTIONS, seed=1, epoch=epoch):
             step()
@@ -181,7 +179,7 @@ def test_a_list_needs_room_for_its_beams() -> None:
 
 def test_lists_of_padding_only_are_finite() -> None:
     """A generator without an idea: the list is the target alone."""
-    lessons = FromLists(Recent(DATA), Fixed(0, 0), N_ITEMS, history=3, lists=Lists(beams=2, width=4))
+    lessons = FromLists(Made(Recent(DATA), Fixed(0, 0), 3, beams=2), N_ITEMS, Lists(beams=2, width=4))
     model = Scripted([0.0] * (N_ITEMS + 1))
     values: NDArray[Any] = np.array([step().item() for step in lessons.losses(model, OPTIONS, seed=1, epoch=0)])
     np.testing.assert_allclose(values, math.log(2), rtol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from loop_parts import Dot, Drawn, Scripted, World, random_timeline, timeline
 
+from cloud.gateway import nothing
 from device.fusion import Fusion
 from device.messages import decode_replies, decode_requests
 from device.model import DeviceModel
@@ -13,7 +14,6 @@ from device.policy import Always, Consistency, Random
 from simulation.metrics import HR
 from simulation.network import SpeedLink, profile
 from simulation.remembering import Remembering
-from simulation.replay import nothing
 
 
 class LastSeen:

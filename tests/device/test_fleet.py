@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from loop_parts import Dot, World, random_timeline
 
+from cloud.gateway import nothing
 from cloud.item_rows import Rows
 from device.errors import ContractError
 from device.fleet import Fleet
@@ -17,7 +18,6 @@ from device.row_cache import needed
 from device.scoring import SCORING_BATCH, ModelScorer
 from device.seeds import rng
 from device.setup import Setup
-from simulation.replay import nothing
 
 CLOUD = Fusion(1.0, "minmax")
 

@@ -12,8 +12,8 @@ from simulation.config_tables import ExperimentConfig
 from simulation.experiment import labelled, together
 from simulation.handout import bounds, read_handout, write_handout
 from simulation.prepare import prepare
-from simulation.replay import replay
 from simulation.runs import decision_hash
+from simulation.waves import replay
 from simulation.wire import pack_delivery, pack_wave, part_of, unpack_delivery, unpack_wave
 
 DEVICES = 70

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 
@@ -78,6 +80,8 @@ def write_fake(root, name="beauty", seed=7, users=None, budget: Budget | None = 
     ledger = pd.concat([policy_ledger(table, generator) for table in tables], ignore_index=True)
     people = per_user_metrics(steps, ledger, users or USERS, MEASURES)
     config = f'name = "{name}"\nseed = {seed}\nmetrics = ["hr@10", "ndcg@10", "mrr"]\n\n[cloud.generator]\npool = 50\n'
+    config += '\n[[policies]]\nclass = "device.policy:Always"\n'
+    config += f'\n[[policies]]\nclass = "device.policy:Every"\nsteps = 8\nname = {json.dumps(NASTY)}\nown = 30\n'
     allowance = None
     if budget is not None:
         config += f"\n[cloud.budget]\nrequests_per_step = {budget.rate[0]}\nhorizon = 100.0\n"

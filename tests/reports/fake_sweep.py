@@ -30,14 +30,18 @@ RESIDENT = {"out-of-pool share": 1.0, "MetaController, resident table": 1.0}
 PREDICTS = ("expected gain", "expected gain, lists merged")
 
 
-def config_of(policies: dict[str, float]) -> str:
-    """A resolved configuration that names policies (all of them random) and their resident shares, 0 for none."""
+def config_of(policies: dict[str, float], **extra: str) -> str:
+    """A resolved configuration that names policies (all of them random) and their resident shares, 0 for none.
+
+    extra: label -> more lines of its table.
+    """
     tables = [
         f'[[policies]]\nclass = "device.policy:Random"\nname = {json.dumps(label)}\n'
         + (f"own = 50\nresident = {share}\n" if share else "")
+        + extra.get(label, "")
         for label, share in policies.items()
     ]
-    return "\n".join(['name = "fake"\n', *tables])
+    return "\n".join(['name = "fake"\n\n[cloud]\npool = 40\n', *tables])
 
 
 def _points() -> list[dict[str, object]]:

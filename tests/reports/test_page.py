@@ -54,6 +54,15 @@ def test_titles_and_details_are_escaped(html):
     assert "&lt;not&gt; applied" in html
 
 
+def test_what_a_device_holds_is_on_the_page(html):
+    (table,) = re.findall(r'<table aria-labelledby="held1">(.*?)</table>', html, re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")[2:]]
+    assert cells == [
+        ["always", "50", "50", "replace", "–", "constant"],
+        ["&lt;script&gt;alert(1)&lt;/script&gt;", "50", "50", "replace", "30 from 100 %", "constant"],
+    ]
+
+
 def test_figures_are_drawings_with_units(html):
     sources = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', html)
     assert len(sources) == 6

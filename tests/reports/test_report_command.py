@@ -1,4 +1,4 @@
-"""`tandemrec report` of a sweep; of runs, see tests/simulation/test_cli.py."""
+"""`tandemrec report` of a sweep; of runs, see tests/simulation/test_commands.py."""
 
 import pytest
 from fake_sweep import write_fake_sweep

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
 from device.errors import RunError
 from reports import tables
-from reports.comparison import comparison_table
+from reports.comparison import between_runs, comparison_table
 from reports.stats import compare
+from simulation.runs import Run
+from simulation.statistics import holm
 
 
 def printed(renderable, width: int = 200) -> str:
@@ -62,23 +66,48 @@ def test_the_columns_that_matter_come_first(fake_run):
     assert len(titles) == len(set(titles))
 
 
-def test_a_narrow_comparison_keeps_every_number(make_run, fake_run, tmp_path):
-    found = compare([fake_run, make_run(tmp_path, name="a-rather-long-name", seed=8)], "ndcg@10")
-    text = printed(comparison_table(found), width=80)
-    for one in found:
-        d = one.difference
-        assert tables.with_interval({"mean": d.mean, "low": d.low, "high": d.high}, sign="+") in text
-    assert "…" not in text
+def test_a_narrow_comparison_keeps_names_and_numbers_whole(make_run, fake_run, tmp_path):
+    other = make_run(tmp_path, name="a-name-as-long-as-those-that-sets-of-data-have", seed=8)
+    found = between_runs(compare([fake_run, other], "ndcg@10"))
+    lines = printed(comparison_table(found), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].rstrip() == other.name
+    assert sum(other.name in line for line in lines) == 1  # a heading, not in every row
+    assert lines[1].rstrip() == f"minus the policies of the same name of {fake_run.name}"
+    rows = {one.label.partition(": ")[2]: one.difference for one in found}
+    for policy, d in rows.items():
+        (row,) = (line for line in lines if line.startswith(f" {policy} "))
+        assert tables.with_interval({"mean": d.mean, "low": d.low, "high": d.high}, sign="+z") in row
+
+
+def test_of_two_runs_only_the_second_is_compared_with_the_first(make_run, fake_run, tmp_path):
+    both = compare([fake_run, make_run(tmp_path, seed=8)], "mrr")
+    found = between_runs(both)
+    assert [(one.label, one.difference) for one in found] == [(one.label, one.difference) for one in both[5:]]
+    assert [one.p_holm for one in found] == holm([one.difference.p for one in found])  # over six tests, not eleven
+    same = between_runs(compare([fake_run, Run.open(fake_run.path)], "mrr"))  # as repeated in another folder
+    assert len(same) == 6
+    assert {one.difference.mean for one in same} == {0.0}
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus(fake_run):
+    (one,) = compare([fake_run], "mrr")[:1]
+    tiny = replace(one.difference, mean=-0.00001, low=-0.00004, high=0.00002, d_z=-0.001)
+    text = printed(comparison_table([replace(one, difference=tiny)]))
+    assert "+0.0000 [+0.0000, +0.0000]" in text
+    assert "-0.0" not in text
+    assert "+0.00 " in text
 
 
 def test_what_cannot_be_compared_and_what_stands_in_is_said(make_run, fake_run, tmp_path):
     other = make_run(tmp_path, seed=8)
     other.per_user["policy"] = other.per_user["policy"].cat.rename_categories({"always": "eager"})
     text = printed(comparison_table(compare([fake_run, other], "mrr")))
-    told = f"{other.name}: eager is compared with the baseline {fake_run.name}: never"
-    assert text.count("is compared with the baseline") == 1
-    assert told in text
-    assert f"Against: policies of {fake_run.name}" in text
+    assert text.count("stands in") == 1
+    assert f"eager: {fake_run.name} has no policy of this name; its baseline never stands in" in text
+    assert text.splitlines()[0].rstrip() == fake_run.name
+    assert text.splitlines()[1].rstrip() == "minus never"
+    assert f"minus the policies of the same name of {fake_run.name}" in text
     assert "nothing to compare" in printed(comparison_table([]))
 
 
@@ -102,7 +131,7 @@ def test_names_are_text_not_markup(fake_run):
     text = printed(comparison_table(compare([fake_run], "hr@10")))
     assert "< 0.001" in text
     assert "always" in text
-    assert fake_run.name not in text  # one run: its name is not repeated in every row
+    assert text.count(fake_run.name) == 1  # the heading
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from reports.tradeoff_points import load
 from reports.tradeoff_readings import area, bound_at, front, hypervolume, leads, read_at
 from simulation.sweep_folder import FILES, Sweep, sweep_folder_name
 
-REPLACED, MERGED = "optimum, pools replaced", "optimum, two lists merged"
+REPLACED, MERGED = "hindsight schedule, pools replaced", "hindsight schedule, two lists merged"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_user_counts_once_with_the_mean_over_seeds(tmp_path):
     np.testing.assert_allclose(points.means("ndcg@10"), [0.2, 0.8, 0.4, 0.65, 0.25])
     np.testing.assert_allclose(points.cost["requests"], [0.0, 1.0, 0.21, 0.42, 0.2])
     np.testing.assert_allclose(points.cost["bytes"], [0.0, 100.0, 21.0, 42.0, 20.0])
-    np.testing.assert_allclose(points.cost["latency"], [np.nan, 1.0, 0.21, 0.42, 0.2])
+    np.testing.assert_allclose(points.latency, [np.nan, 1.0, 0.21, 0.42, 0.2])
     # at .25: seed 1 .2 + .25 / .5 = .7, seed 2 .2 + .25 / 1 = .45, mean .575 lies between the ratios 0 and .5
     assert bound_at(points.bounds["best"], 0.25) == pytest.approx(0.575)
     assert bound_at(points.bounds["best"], 2.0) == pytest.approx(1.2)
@@ -186,5 +186,5 @@ def test_the_static_texts(points):
     row = next(line for line in table.splitlines() if line.startswith("| expected gain |"))
     assert f" {100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] |" in row
     assert "<script>" not in table
-    assert {line.count("|") for line in table.partition("\n\n")[0].splitlines()} == {7}
+    assert {line.count("|") for line in table.partition("\n\n")[0].splitlines()} == {8}
     assert "| device alone | 0.0 % | 0.0" in table

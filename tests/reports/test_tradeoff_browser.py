@@ -1,6 +1,7 @@
 """The trade-off page in headless Chromium."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from reports.tradeoff_points import load
 from reports.tradeoff_readings import read_at
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-REPLACED = "optimum, pools replaced"
+REPLACED = "hindsight schedule, pools replaced"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,15 @@ def test_moving_the_budget_and_the_axis_in_a_browser(sweep, points, browser):
     means = [float(cells[0].split()[0]) for cells in first.values()]
     assert means == sorted(means, reverse=True)
 
+    titles = browser.execute_script("return [...document.querySelectorAll('#chart title')].map(one => one.textContent)")
+    # the eleventh policy spends 2 % more than it wants, and none of them 10 % more
+    assert any("merged" in one and one.endswith("at 5.1 %, wanted 5.0 % → spent 5.1 %") for one in titles)
+    assert [bound.text for bound in browser.find_elements("css selector", "#legend button")][-1] == REPLACED
+    assert len(browser.find_elements("css selector", "#chart .bound")) == 1  # the chosen one
+    assert browser.find_element("id", "bound-note").is_displayed()
+    front = browser.find_element("css selector", "#front tbody strong").text
+    assert re.fullmatch(r"[\d.]+ % of steps \(on the front in \d+ % of draws\)", front)
+
     slider.send_keys("\ue012" * 20)  # 20 steps to the left
     at = float(browser.find_element("id", "budget-text").text.removesuffix(" %")) / 100
     assert 0.05 < at < 0.2
@@ -100,6 +110,7 @@ def test_moving_the_budget_and_the_axis_in_a_browser(sweep, points, browser):
     assert before != after
     assert "Bytes per step" in browser.find_element("id", "chart").text
     assert browser.find_elements("css selector", "#chart .bound") == []  # bounds are about requests
+    assert not browser.find_element("id", "bound-note").is_displayed()
     choose(browser, "measure", "hr@10")
     assert "HR@10" in browser.find_element("css selector", "#readings thead").text
     lines = len(browser.find_elements("css selector", "#chart g.line"))
@@ -119,16 +130,18 @@ def test_moving_the_budget_and_the_axis_in_a_browser(sweep, points, browser):
 
 
 @pytest.mark.browser
-def test_calibration_and_shares_that_are_not_defined_in_a_browser(sweep, tmp_path, browser):
+def test_gains_and_shares_that_are_not_defined_in_a_browser(sweep, tmp_path, browser):
     browser.set_window_size(1200, 900)
     browser.get(write_tradeoff_page(sweep.path).as_uri())
-    best = browser.find_element("id", "best")
-    assert best.text.count("best published") == 2
-    assert "MetaController, resident table" in best.text
+    for axis in ("requests", "bytes"):
+        best = browser.find_element("id", f"best-{axis}")
+        assert best.text.count("best published") == 2
+        assert "MetaController, resident table" in best.text
+    assert "50 from 100 %" in browser.find_element("id", "holdings").text
     options = "return [...document.getElementById(arguments[0]).options].map(one => one.text)"
     assert browser.execute_script(options, "promise") == list(PREDICTS)
     assert len(browser.execute_script(options, "wanted")) == len(BUDGETS)
-    chart = browser.find_element("id", "calibration")
+    chart = browser.find_element("id", "gains")
     assert len(chart.find_elements("css selector", ".tenth .bar")) == 2 * 10  # seeds times tenths
     assert "Realised gain, NDCG@10 summed over the horizon" in chart.text
     # on the diagonal predicted and realised are one number: the sixth tenth of seed 1 is off it by .001 only
@@ -141,8 +154,10 @@ def test_calibration_and_shares_that_are_not_defined_in_a_browser(sweep, tmp_pat
     same = {key: list(np.array(VALUES["never", 0.0, key[2]]) + 1e-4) for key in VALUES if key[0] == "always"}
     small = write_small(tmp_path, small_tables(VALUES | same))
     browser.get(write_tradeoff_page(small.path).as_uri())
+    for lone in ("measure", "bound"):
+        assert not browser.find_element("id", lone).is_displayed()  # one entry is no choice
     assert "Minus never" in browser.find_element("css selector", "#readings thead").text
     assert readings(browser)["p"][1] == "+0.2000 [+0.2000, +0.2000]"  # (.4 - .2) at .21, for both users
     assert "hardly better" in browser.find_element("id", "undefined").text
-    assert browser.find_elements("id", "calibration") == []
+    assert browser.find_elements("id", "gains") == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -69,6 +69,7 @@ def test_equal_costs_share_and_unknown_costs_are_left_out():
     assert np.isnan(stats.weights_at(np.array([np.nan]), 0.2)).all()
 
 
+@settings(deadline=None)  # a busy machine
 @given(arrays(float, 5, elements=UNIT), UNIT)
 def test_weights_read_a_straight_line_exactly(cost, at):
     weights = stats.weights_at(cost, at)
@@ -91,6 +92,7 @@ def test_front_of_five_points():
     assert stats.on_front(np.array([0.1, 0.1]), np.array([0.5, 0.5])).tolist() == [True, True]  # neither is better
 
 
+@settings(deadline=None)  # a busy machine
 @given(arrays(float, 7, elements=UNIT), arrays(float, 7, elements=UNIT))
 def test_the_front_is_what_the_definition_says(cost, value):
     def beaten(i):
@@ -111,6 +113,7 @@ def test_hypervolume_of_a_staircase():
     assert unknown == 0.0
 
 
+@settings(deadline=None)  # a busy machine
 @given(arrays(float, 6, elements=UNIT), arrays(float, 6, elements=UNIT))
 def test_hypervolume_comes_from_the_front_alone_and_grows_with_points(cost, value):
     whole = stats.hypervolume(cost, value, worst_cost=1.0, worst_value=0.2)

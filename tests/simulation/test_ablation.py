@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-from device.policies.gain import FEATURES
+from device.policies.gain_features import FEATURES, STATE
 from simulation.config import load_config
 from simulation.objects import make_policy
 
@@ -23,9 +23,12 @@ def changed(table, other):
 
 
 def test_every_feature_is_left_out_once():
+    """That of own candidates, of which the plain policy has none, is the row that shows the noise of a fit."""
     policies, _ = tables("ablation-gain")
+    assert policies["noise of the fit"]["without"] == ["out of pool"]
+    assert not policies["gain"].get("own")
     alone = [table["without"] for table in policies.values() if "without" in table and "own" not in table]
-    assert alone == [[name] for name in FEATURES]
+    assert alone == [[name] for name in (*FEATURES, STATE)]
 
 
 def test_every_variant_changes_one_thing():

@@ -56,6 +56,13 @@ def test_the_fusion_is_the_best_of_all(seed):
     assert found.alpha == min(best)
 
 
+def test_a_fusion_that_ignores_the_device_does_not_hide_its_scores():
+    """The fleet then ranks without them; what is tried on the same steps needs them all the same."""
+    ignores, looks = (calibration.watched(validation(30, 4), setups(Random(0.5), fusion=Fusion(a))) for a in (1.0, 0.5))
+    np.testing.assert_array_equal(ignores.device, looks.device)
+    assert (ignores.device != ignores.cloud).mean() > 0.9
+
+
 def test_equal_fusions_go_to_the_smaller_weight_of_the_cloud():
     class Agrees(Drawn):
         """Ranks like the device: the scores are the items' numbers, falling."""

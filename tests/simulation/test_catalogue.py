@@ -34,7 +34,17 @@ def test_there_is_something_of_every_kind() -> None:
         "device.models.gru4rec:GRU4Rec",
         "device.models.din:DIN",
         "device.models.onnx_file:OnnxFile",
+        "device.models.elastic:ElasticSASRec",
+        "device.models.elastic_gru:ElasticGRU4Rec",
+        "device.models.elastic_din:ElasticDIN",
+        "device.models.masked:MaskedHead",
+        "device.models.masked:MaskedSASRec",
+        "device.models.assembled:Assembled",
+        "device.models.successors:Successors",
+        "device.models.ttt:TTT4Rec",
     }
+    methods = ("diet:Diet", "duet:Duet", "forward_ofa:ForwardOFA")
+    assert set(listed("personalizer")) == {f"cloud.personalizers.{name}" for name in methods}
 
 
 def test_every_path_is_one_that_a_configuration_can_name() -> None:

@@ -282,4 +282,13 @@ def test_evaluate_refuses_an_unknown_key(tmp_path: Path) -> None:
 
 
 def test_an_experiment_is_no_evaluation(tmp_path: Path) -> None:
-    assert "'models' is missing" in refused(tandemrec("evaluate", written(tmp_path, TOML)))
+    config = written(tmp_path, TOML)
+    told = f"{config}: this is a file for run or sweep; evaluate wants [[models]], see configs/reference-beauty.toml"
+    assert told in refused(tandemrec("evaluate", config))
+
+
+def test_an_evaluation_without_measures_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    config = written(tmp_path, EVALUATION)
+    message = refused(tandemrec("evaluate", config, "--set", "metrics=[]", "--runs", tmp_path / "runs"))
+    assert 'metrics = []: name one at least, for example metrics = ["ndcg@10", "hr@10"]' in message
+    assert not (tmp_path / "runs").exists()

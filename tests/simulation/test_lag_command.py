@@ -94,6 +94,21 @@ def test_the_page_says_all(folder: Path) -> None:
     assert text.count("\n| 8 | ") == len(ROWS) * (len(RULES) + 1)
 
 
+def test_adaptations_cost_bytes(folder: Path) -> None:
+    """The whole model with everybody's newest items, all but the item table per device, nothing otherwise."""
+    sent = json.loads((folder / "results.json").read_text())["update_bytes"]
+    assert list(sent) == [row.name for row in ROWS]
+    assert [name for name, count in sent.items() if not count] == [
+        "independent",
+        "cooperative",
+        "cooperative, unlearned lists",
+    ]
+    assert sent["adaptive"] == sent["newest only"]
+    assert sent["adaptive per device"] == sent["newest only per device"]
+    assert sent["adaptive"] - sent["adaptive per device"] > 81 * 8 * 4  # 80 items and padding, 8 numbers each
+    assert f"{sent['adaptive']:,} bytes per device and adaptation" in (folder / "results.md").read_text()
+
+
 def test_a_second_time_nothing_is_trained_and_nothing_changes(folder: Path) -> None:
     config = load_config(folder / "config.resolved.toml")
     before = pd.read_parquet(folder / "per_user.parquet")
@@ -114,7 +129,7 @@ def test_no_user_depends_on_the_others(folder: Path) -> None:
     one = lists(config, shelf)[0]
     histories = np.random.default_rng(0).integers(1, 80, (len(one.users), 10)).astype(np.int32)
     for row in ROWS:
-        score = rescore(config, shelf, row)
+        score, _ = rescore(config, shelf, row)
         some = np.array([3, 17, 30])
         np.testing.assert_array_equal(
             score(one.users, histories, one.items)[some], score(one.users[some], histories[some], one.items[some])
@@ -135,7 +150,7 @@ def test_differences_by_hand(folder: Path) -> None:
         folder.parent / "models", make_split(config.data, config.seed), config.seed, config.device.history, print
     )
     start = measured(config, shelf).tables["independent"]
-    report = LagReport({"independent": start, "better": replace(start, values=start.values + 0.1)}, {})
+    report = LagReport({"independent": start, "better": replace(start, values=start.values + 0.1)}, {}, {})
     found = report.over_independent("better", 4, "m3", "ndcg@10")
     assert found.mean == pytest.approx(0.1)
     assert found.low == pytest.approx(0.1)

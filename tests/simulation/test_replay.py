@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from loop_parts import Scripted, World, random_timeline, timeline
 
+from cloud.gateway import nothing
 from device.fusion import Fusion
 from device.messages import decode_requests
 from device.policy import Always, Consistency, Every, Never, Random
 from simulation.data.synthetic import synthetic
 from simulation.network import Losses, SpeedLink, SpeedProfile
-from simulation.replay import Shard, Timeline, Wave, latency, nothing, positions, replay
+from simulation.replay import Shard, Timeline, Wave, positions
+from simulation.waves import latency, replay
 from simulation.wire import pack_delivery, pack_wave, part_of, unpack_delivery, unpack_wave
 
 N = 80

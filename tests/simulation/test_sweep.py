@@ -21,7 +21,7 @@ from simulation.sweep_bounds import bound, hindsight
 from simulation.sweep_cells import NOTHING, World
 from simulation.sweep_folder import FILES
 from simulation.sweep_folder import Sweep as Folder
-from simulation.sweep_plan import plans, resolved, with_floors
+from simulation.sweep_plan import floor, plans, resolved, with_floors
 
 HEAD = TOML[: TOML.index("[[policies]]")]
 SWEEP = HEAD.replace('["hr@10", "ndcg@10"]', '["ndcg@10", "hr@10"]') + (
@@ -123,17 +123,40 @@ def test_totals_are_those_of_the_users(folder: Path) -> None:
     assert always.min() > 5  # a tail of 11.6 s at 1.06 W
 
 
-def test_the_bounds_are_above_all_policies_and_begin_at_never(folder: Path) -> None:
-    sweep = Folder.open(folder)
-    assert list(sweep.frontier["bound"].unique()) == ["optimum, pools replaced", "optimum, two lists merged"]
-    value = sweep.per_user().groupby("cell")["ndcg@10"].mean()
+def never_and_bound(sweep: Folder) -> list[tuple[float, float]]:
+    """(NDCG@10 of never asking, of the bound of replaced pools without requests) by seed; all policies lie below it."""
+    value, found = sweep.per_user().groupby("cell")["ndcg@10"].mean(), []
     for seed, line in sweep.frontier[sweep.frontier["bound"] == "optimum, pools replaced"].groupby("seed"):
         cells = sweep.cells[sweep.cells["seed"] == seed].set_index("cell")
         reached = np.interp(cells["request_ratio"], line["request_ratio"], line["ndcg@10"])
         assert (value[cells.index] <= reached + 1e-6).all()
-        never = cells.index[cells["policy"] == "never"][0]
-        assert line["ndcg@10"].iloc[0] == pytest.approx(value[never], abs=1e-6)
+        found.append((value[cells.index[cells["policy"] == "never"][0]], line["ndcg@10"].iloc[0]))
+    return found
+
+
+def test_the_bounds_are_above_all_policies_and_begin_at_never(folder: Path) -> None:
+    sweep = Folder.open(folder)
+    assert list(sweep.frontier["bound"].unique()) == ["optimum, pools replaced", "optimum, two lists merged"]
+    for never, begins in never_and_bound(sweep):
+        assert begins == pytest.approx(never, abs=1e-6)
     assert (sweep.frontier["request_ratio"] == 0.2).sum() in (3, 4)  # one of them may need no more than 18 %
+
+
+def test_the_bound_is_above_policies_with_fusions_of_their_own(tmp_path: Path) -> None:
+    """What serves always asking best serves never asking worse: under that fusion alone the bound would begin below."""
+    text = SWEEP[: SWEEP.index('[[policies]]\nclass = "device.policies.gain')] + SWEEP[SWEEP.index("[simulation]") :]
+    text = text.replace("fusion = { alpha = 0.5 }\n", "")
+    assert "fusion" not in text
+    file = written(tmp_path, text)
+    sweep, _ = again(file, tmp_path, "sweep.seeds=[12]", "sweep.processes=1")
+    ((never, begins),) = never_and_bound(sweep)
+    assert begins >= never - 1e-6
+    world = World(prepare(load_config(file, ["seed=12"]), tmp_path, lambda _: None))
+    always = PolicyTable.model_validate({"class": "device.policy:Always"})
+    [chosen] = world.chooser.choose(always, [None])
+    alone = bound([everything(world)], [chosen.fusion], pairs=False, ratios=[])
+    assert alone["value"][0] < never - 0.009
+    assert chosen.fusion in world.chooser.envelope(always)
 
 
 def test_one_process_gives_the_same_as_two(path: Path, folder: Path, tmp_path: Path) -> None:
@@ -223,7 +246,7 @@ def everything(world: World):
 
 def test_hindsight_knows_what_a_replay_with_that_list_earns(world: World) -> None:
     fusion = Fusion(0.4, "minmax")
-    rewards = everything(world).replaced_rewards(fusion)
+    (rewards,) = everything(world).replaced_rewards([fusion])
     for s in range(3):
         values = lived(world, {}, fusion, (s,))
         for t in range(s + 1, 4):
@@ -233,7 +256,7 @@ def test_hindsight_knows_what_a_replay_with_that_list_earns(world: World) -> Non
 
 def test_hindsight_knows_what_two_lists_earn(world: World) -> None:
     fusion = FusionByAge(1.0, tuple(np.linspace(1, 0, 13)), tuple(np.linspace(0.3, 0, 13)))
-    rewards = everything(world).merged_rewards(fusion)
+    (rewards,) = everything(world).merged_rewards([fusion])
     way = {"update": "merge", "slots": 40}  # two lists of 20
     for older, newer in ((0, 1), (0, 2), (1, 2)):
         values = lived(world, way, fusion, (older, newer))
@@ -245,7 +268,7 @@ def test_hindsight_knows_what_two_lists_earn(world: World) -> None:
 
 
 def test_a_bound_is_a_rising_line_through_the_swept_ratios(world: World) -> None:
-    line = bound([everything(world)], Fusion(), pairs=False, ratios=[0.1, 0.99])
+    line = bound([everything(world)], [Fusion()], pairs=False, ratios=[0.1, 0.99])
     assert 0.1 in line["ratio"]
     assert 0.99 not in line["ratio"]  # more requests than the optimum wants
     assert (np.diff(line["ratio"]) > 0).all()
@@ -277,6 +300,18 @@ def test_a_sweep_of_what_it_wrote_is_the_same_sweep(path: Path, folder: Path, tm
     text = resolved(with_floors(plan))
     assert text == Folder.open(folder).config_toml
     assert "price" not in text.split("[[policies]]")[-1]
+
+
+@pytest.mark.parametrize("other", ['update = "merge"', "own = 5", "length = 10", 'fusion = "by-age"'])
+def test_never_asking_is_added_where_none_is_plain(tmp_path: Path, other: str) -> None:
+    text = HEAD + f'[[policies]]\nclass = "device.policy:Never"\nname = "other"\n{other}\n'
+    config = with_floors(load_config(written(tmp_path, text), []))
+    assert [policy.label for policy in config.all_policies] == ["never", "always", "other"]
+    assert floor(config, "device.policy:Never").label == "never"
+    with pytest.raises(ConfigError, match="called 'never' and is not the plain one"):
+        with_floors(load_config(written(tmp_path, text.replace('"other"', '"never"')), []))
+    plain = with_floors(load_config(written(tmp_path, text.replace(other, "")), []))
+    assert floor(plain, "device.policy:Never").label == "other"
 
 
 def test_vary_makes_a_sweep_per_combination(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from loop_parts import Dot, Drawn, service, timeline
+from schedules import best_value
 
 from device.fusion import Fusion, FusionByAge
 from device.policy import Always
@@ -15,12 +16,12 @@ from device.setup import Setup
 from simulation import sweep_bounds
 from simulation.calibration import Rehearsal
 from simulation.metrics import NDCG
-from simulation.oracle import best_value
 from simulation.sweep_bounds import RATIO, VALUE, bound, hindsight
 
 N, POOL, STEPS, KEPT = 16, 8, 12, 3  # devices keep 3 items, so they forget what they took four steps ago
 MINMAX = Fusion(0.4, "minmax")
 BY_AGE = FusionByAge(1.0, tuple(np.linspace(1, 0, 13)), tuple(np.linspace(0.3, 0, 13)))
+CLOUD_AND_DEVICE = FusionByAge(0.2, (1.0,) * 13, (0.0,) * 13)
 
 
 def rehearsal(devices=30, *, slots=POOL, seed=0, tiers=1):
@@ -75,7 +76,7 @@ def promised(found, rewards, plan):
 def test_any_schedule_earns_step_by_step_what_the_bound_says(seed, hide_seen):
     world, setups = rehearsal(seed=seed), fleet(hide_seen=hide_seen)
     (found,) = hindsight(world, setups, NDCG(10))
-    rewards = found.replaced_rewards(MINMAX)
+    (rewards,) = found.replaced_rewards([MINMAX])
     numbers = np.random.default_rng(seed)
     plans = [numbers.random(world.timeline.items.shape) < share for share in (0.0, 0.1, 0.3, 1.0)]
     for plan in plans:
@@ -91,7 +92,7 @@ def test_what_was_taken_stays_hidden_longer_than_the_device_remembers():
     assert (found.steps[first] > KEPT + 2).sum() >= 3
     until = found.shown_until()
     for t in range(1, found.items.shape[1] + 1):
-        items, _ = found.fused(t, MINMAX, until)
+        items, _ = found.fused(t, [MINMAX], until)
         there = (items[:, 0] == taken[:, None]).any(1)
         assert there[first].all() if t == 1 else not there.any()
 
@@ -99,7 +100,7 @@ def test_what_was_taken_stays_hidden_longer_than_the_device_remembers():
 def test_two_lists_earn_what_a_replay_with_merged_pools_earns():
     world, setups = rehearsal(slots=2 * POOL), fleet(update="merge")
     (found,) = hindsight(replace(world, slots=POOL), fleet(), NDCG(10))
-    rewards = found.merged_rewards(BY_AGE)
+    (rewards,) = found.merged_rewards([BY_AGE])
     for newer in range(1, STEPS):
         plan = np.zeros(world.timeline.items.shape, bool)
         plan[:, newer - 1] = True
@@ -114,7 +115,8 @@ def test_two_lists_earn_what_a_replay_with_merged_pools_earns():
 def test_the_optimum_can_be_lived(price):
     world, setups = rehearsal(seed=4), fleet()
     (found,) = hindsight(world, setups, NDCG(10))
-    best = best_value(found.replaced_rewards(MINMAX), price)
+    (rewards,) = found.replaced_rewards([MINMAX])
+    best = best_value(rewards, price)
     plan = np.zeros(world.timeline.items.shape, bool)
     plan[found.device] = best.asked
     values = np.nansum(lived(world, setups, MINMAX, plan), axis=1)[found.device]
@@ -123,23 +125,37 @@ def test_the_optimum_can_be_lived(price):
 
 
 @pytest.mark.parametrize("pairs", [False, True])
+def test_the_bound_of_several_fusions_is_the_best_of_each(pairs):
+    world, setups = rehearsal(seed=5), fleet()
+    fusions = [BY_AGE, CLOUD_AND_DEVICE] if pairs else [MINMAX, Fusion(0.9), Fusion(0.0)]
+    lines = [bound(hindsight(world, setups, NDCG(10)), [one], pairs=pairs, ratios=[0.1]) for one in fusions]
+    best = bound(hindsight(world, setups, NDCG(10)), fusions, pairs=pairs, ratios=[0.1])
+    assert best[RATIO][-1] == max(line[RATIO][-1] for line in lines)
+    for ratio in (0.0, 0.1):
+        wanted = max(np.interp(ratio, line[RATIO], line[VALUE]) for line in lines)
+        assert np.interp(ratio, best[RATIO], best[VALUE]) == pytest.approx(wanted, abs=1e-12)
+    assert best[VALUE][-1] == pytest.approx(max(line[VALUE][-1] for line in lines), abs=1e-12)
+    assert len({float(line[VALUE][0]) for line in lines}) == len(lines)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
 def test_portions_of_devices_change_nothing(pairs, monkeypatch):
     world, setups = rehearsal(tiers=2), fleet(2)
-    fusion = BY_AGE if pairs else MINMAX
-    whole = bound(hindsight(world, setups, NDCG(10)), fusion, pairs=pairs, ratios=[0.1])
+    fusions = [BY_AGE, CLOUD_AND_DEVICE] if pairs else [MINMAX, Fusion(0.9)]
+    whole = bound(hindsight(world, setups, NDCG(10)), fusions, pairs=pairs, ratios=[0.1])
     monkeypatch.setattr(sweep_bounds, "BYTES", 4 * 8 * POOL * STEPS)  # lists of four devices that live longest
     parts = list(hindsight(world, setups, NDCG(10)))
     assert len(parts) > 4
-    assert len(list(parts[0].chunks(pairs=pairs))) == 4  # what is computed takes more: one device at a time
+    assert len(list(parts[0].chunks(pairs=pairs, fusions=2))) == 4  # what is computed takes more: one device at a time
     assert sorted(np.concatenate([part.device for part in parts])) == list(range(30))
-    cut = bound(iter(parts), fusion, pairs=pairs, ratios=[0.1])
+    cut = bound(iter(parts), fusions, pairs=pairs, ratios=[0.1])
     for name in (RATIO, VALUE):
         np.testing.assert_array_equal(cut[name], whole[name])
 
 
 @pytest.mark.parametrize("pairs", [False, True])
 def test_memory_keeps_to_its_bound(pairs, monkeypatch):
-    world, setups = rehearsal(600), fleet()
+    world, setups = rehearsal(400), fleet()
     monkeypatch.setattr(sweep_bounds, "BYTES", 1 << 17)
     parts = list(hindsight(world, setups, NDCG(10)))
     assert all(part.items.nbytes + part.cloud.nbytes <= 1 << 17 for part in parts)
@@ -149,7 +165,7 @@ def test_memory_keeps_to_its_bound(pairs, monkeypatch):
         (whole,) = hindsight(world, setups, NDCG(10))
         tracemalloc.start()
         try:
-            bound([whole], BY_AGE, pairs=pairs, ratios=[])
+            bound([whole], [BY_AGE] * 3, pairs=pairs, ratios=[])
             peaks[size] = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cloud.gateway import Delivery
-from simulation.replay import Wave, nothing
+from cloud.gateway import Delivery, nothing
+from simulation.replay import Wave
 from simulation.wire import joined, pack_delivery, pack_wave, part_of, separated, unpack_delivery, unpack_wave
 
 bodies = st.lists(st.binary(max_size=12), max_size=8)

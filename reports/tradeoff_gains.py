@@ -1,6 +1,6 @@
-"""What policies promised themselves of a request against what came of it, from a sweep's calibration table."""
+"""What policies promised themselves of a request against what came of it, from calibration.parquet of a sweep."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from reports import tables
 from reports.tradeoff_points import Points
 from simulation import sweep_folder as f
 
-HEADING = (
+HEADING: Final = (
     "Policy",
     "Wanted ratio",
     "Steps",
@@ -21,26 +21,32 @@ HEADING = (
     "In interval",
 )
 
-
-CALIBRATION_NOTE = (
-    "Gain of a request as the policy predicted it and as it came, in NDCG@10 summed over the "
-    "policy's horizon. The steps of a policy at a wanted ratio are cut into tenths by the predicted gain, seed by "
-    "seed; both tenths shown are predicted → realised, the mean gap is that of all tenths (absolute, by steps), "
-    "and the last column counts the tenths whose 95 % interval of the realised mean holds the predicted one."
+GAINS: Final = "Predicted and realised gain of a request"
+"""Title of the table."""
+GAIN_MEASURE: Final = "ndcg@10"
+"""The measure that gains are in, whatever else the sweep measures."""
+GAINS_NOTE: Final = (
+    "Gain of a request as the policy predicted it and as it came, in NDCG@10 summed over the policy's horizon. "
+    "Taken at the middle one of the wanted ratios only, from at most 1,000 users; a horizon that the end of the log"
+    " cuts short is scaled to its full length. The steps are cut into tenths by the predicted gain, seed by seed; "
+    "both tenths shown are predicted → realised, the mean gap is that of all tenths (absolute, by steps), and the "
+    "last column counts the tenths whose 95 % interval of the realised mean holds the predicted one. An error that "
+    "keeps the order of the steps, such as a line steeper than the diagonal, changes no decision, for prices are "
+    "found on validation with the same predictions; but what is off the diagonal should not be read as NDCG@10."
 )
 
 
-def calibration_rows(points: Points) -> list[list[str]]:
+def gain_rows(points: Points) -> list[list[str]]:
     """The table as text, its heading first, one row per policy and wanted ratio; empty without predictions."""
-    rows = [_row(label, budget, part) for (label, budget), part in _groups(points.calibration)]
+    rows = [_row(label, budget, part) for (label, budget), part in _groups(points.gains)]
     return [list(HEADING), *rows] if rows else []
 
 
-def calibration_payload(points: Points) -> list[dict[str, Any]]:
+def gain_payload(points: Points) -> list[dict[str, Any]]:
     """Per policy and wanted ratio, for each seed the rows [steps, predicted, realised, low, high] by tenth."""
     columns = [f.STEPS, f.PREDICTED, f.REALISED, f.LOW, f.HIGH]
     found: list[dict[str, Any]] = []
-    for (label, budget), part in _groups(points.calibration):
+    for (label, budget), part in _groups(points.gains):
         seeds = [
             {"seed": seed, "rows": [_plain(row) for row in part[part[f.SEED] == seed][columns].to_numpy(float)]}
             for seed in sorted(part[f.SEED].unique().tolist())

@@ -1,0 +1,1 @@
+"""What generates personal parameters, one file per method."""

@@ -1,0 +1,157 @@
+"""Subnets of an elastic device model: their sizes as values, what is cut out of the large model, what it costs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device.errors import ConfigError
+from device.model import DeviceModel, Parameters
+
+HEAD = 8  # channels of an attention head; widths are whole heads
+Table = Literal["float32", "int8"]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+_LABEL = re.compile(r"w(\d+)-b(\d+)-e(\d+)(-int8)?")
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetSpec:
+    """How much of an elastic model a device runs; `str` gives a label such as `w16-b1-e8-int8`, `parse` reads it.
+
+    Args:
+        width: channels of the body, a multiple of HEAD.
+        blocks: how many of the first blocks.
+        items: numbers in an item's embedding.
+        table: how the item table is installed; "int8" is one code per number and one float32 scale per item.
+    """
+
+    width: int
+    blocks: int
+    items: int
+    table: Table = "float32"
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.blocks, self.items) < 1 or self.width % HEAD:
+            raise ConfigError(
+                f"subnet {self}: expected a width of whole heads of {HEAD}, and one block and item at least"
+            )
+        if self.table not in get_args(Table):
+            raise ConfigError(f"subnet: table = {self.table!r}; expected one of {', '.join(get_args(Table))}")
+
+    def __str__(self) -> str:
+        return f"w{self.width}-b{self.blocks}-e{self.items}" + ("" if self.table == "float32" else f"-{self.table}")
+
+    @classmethod
+    def parse(cls, label: str) -> "SubnetSpec":
+        """The spec of a label; ConfigError for anything else."""
+        if not (found := _LABEL.fullmatch(label)):
+            raise ConfigError(f"subnet: {label!r} is no subnet; write it as w16-b1-e8 or w16-b1-e8-int8")
+        return cls(int(found[1]), int(found[2]), int(found[3]), "int8" if found[4] else "float32")
+
+    def within(self, large: "SubnetSpec") -> bool:
+        """Whether a model of size `large` holds this subnet."""
+        return self.width <= large.width and self.blocks <= large.blocks and self.items <= large.items
+
+
+@runtime_checkable
+class Slimmable(DeviceModel, Protocol):
+    """A device model that can be cut down to smaller ones."""
+
+    def subnets(self) -> Sequence[SubnetSpec]:
+        """The subnets it was made for, itself among them."""
+        ...
+
+    def slice(self, params: Parameters, spec: SubnetSpec) -> Parameters:
+        """What `subnet(spec)` is run with; copies. ConfigError for a spec beyond the model's own size."""
+        ...
+
+    def subnet(self, spec: SubnetSpec) -> DeviceModel:
+        """The small dense model. ConfigError for a spec beyond the model's own size."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a subnet costs a device."""
+
+    parameters: int
+    nbytes: int  # of the encoded installation, table and all
+    body_nbytes: int  # of the installation where item rows are streamed instead
+    flops: float  # of scoring one device's candidates once, 2 per multiply-add
+
+    @classmethod
+    def of(cls, shapes: Shapes, spec: SubnetSpec, *, item_table: str, flops: float) -> "Size":
+        """From the shapes of float32 parameters."""
+        body = {name: (shape, 4) for name, shape in shapes.items() if name != item_table}
+        rows, columns = shapes[item_table]
+        if spec.table == "int8":
+            table = {f"{item_table}.codes": ((rows, columns), 1), f"{item_table}.scale": ((rows,), 4)}
+        else:
+            table = {item_table: ((rows, columns), 4)}
+        parameters = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
+        return cls(parameters, patch_nbytes(body | table), patch_nbytes(body), flops)
+
+
+def grid(large: SubnetSpec) -> tuple[SubnetSpec, ...]:
+    """All subnets of `large` by whole heads, blocks, and whole HEADs of an item's numbers, with both kinds of table.
+
+    Smallest first; the last is `large` itself. An item width that is no multiple of HEAD is offered in full as well.
+    """
+    widths = range(HEAD, large.width + 1, HEAD)
+    items = sorted({*range(HEAD, large.items, HEAD), large.items})
+    made = product(items, widths, range(1, large.blocks + 1), ("int8", "float32"))
+    return tuple(SubnetSpec(width, blocks, item, table) for item, width, blocks, table in made)  # type: ignore[arg-type]
+
+
+def smallest(specs: Sequence[SubnetSpec]) -> SubnetSpec:
+    """The one with the narrowest table, then body, then the fewest blocks, int8 before float32."""
+    return min(specs, key=lambda spec: (spec.items, spec.width, spec.blocks, spec.table != "int8"))
+
+
+def leading(array: NDArray[np.generic], shape: tuple[int, ...], stacked: int = 1) -> NDArray[np.generic]:
+    """A copy of the first `shape` entries along each axis; of each of `stacked` equal parts along the first axis."""
+    parts = array.reshape(stacked, -1, *array.shape[1:])
+    cut = parts[(slice(None), slice(shape[0] // stacked), *map(slice, shape[1:]))]
+    return cut.reshape(shape).copy()
+
+
+def quantised(table: NDArray[np.generic]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """(codes [n, e], scale [n]) of a table [n, e]: the largest magnitude of a row becomes 127."""
+    values = np.asarray(table, np.float32)
+    scale = np.maximum(np.abs(values).max(1), np.float32(1e-12)) / np.float32(127)
+    return np.rint(values / scale[:, None]).astype(np.int8), scale
+
+
+def rounded(table: NDArray[np.generic]) -> NDArray[np.float32]:
+    """[n, e] float32: what a device reads from the int8 form of a table."""
+    codes, scale = quantised(table)
+    read: NDArray[np.float32] = codes * scale[:, None]
+    return read
+
+
+def installed(params: Parameters, spec: SubnetSpec, *, item_table: str) -> Parameters:
+    """The arrays that travel when `params` of subnet `spec` are installed: an int8 table as codes and scales."""
+    if spec.table == "float32":
+        return params
+    codes, scale = quantised(params[item_table])
+    body = {name: array for name, array in params.items() if name != item_table}
+    return body | {f"{item_table}.codes": codes, f"{item_table}.scale": scale}
+
+
+def patch_nbytes(arrays: Mapping[str, tuple[tuple[int, ...], int]]) -> int:
+    """Length of `device.patch.encode_patch` for arrays of these shapes and item sizes, without making them."""
+    total = 2 + _varint(len(arrays)) + 4
+    for name, (shape, itemsize) in arrays.items():
+        label = len(name.encode())
+        total += _varint(label) + label + 1 + sum(map(_varint, (len(shape), *shape)))
+        total += int(np.prod(shape, dtype=np.int64)) * itemsize
+    return total
+
+
+def _varint(value: int) -> int:
+    """Bytes of a varint: seven bits each."""
+    return max(1, (value.bit_length() + 6) // 7)
