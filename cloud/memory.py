@@ -10,7 +10,7 @@ from cloud.service import Service
 from device.errors import WireError
 from device.messages import Replies, Requests, encode_replies
 from device.model import Items, Scores
-from device.pool import behind
+from device.pool import joined
 from device.row_cache import RowCache, member, needed
 from device.seeds import draws
 
@@ -126,8 +126,7 @@ class Memory:
             np.take_along_axis(np.where(lacking, of, 0), order, axis=1) for of in (made.items, made.scores)
         )
         offered = np.pad(items, ((0, 0), (0, width - items.shape[1])))
-        held = np.where(member(held, offered), 0, held)
-        both = np.take_along_axis(np.concatenate([offered, held], axis=1), behind(offered, held), axis=1)
+        (both,) = joined([offered], [held])
         self.sent_held[device] = np.where(self._stays(device, offered, both), both, 0)
         return items, scores
 

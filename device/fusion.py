@@ -82,8 +82,8 @@ class Fusion:
 class FusionByAge:
     """`device_weight * device + cloud_weight[age] * cloud + bias[age]`: an old list's word counts for less.
 
-    Ours; the weights are learned on validation steps (see `simulation.fusing`). The device's scores are taken as they
-    are, for a reranker trained with a softmax loss gives log-probabilities up to a constant.
+    Ours; the weights are learned on validation steps (see `simulation.choosing.fusing`). The device's scores are taken
+    as they are, for a reranker trained with a softmax loss gives log-probabilities up to a constant.
 
     Args:
         device_weight: of the device's score.

@@ -1,7 +1,7 @@
 """When a device asks: a policy says how urgent a new list is, and the device asks where urgency exceeds the price.
 
 The price is one number for a whole fleet. It is given, or found on validation steps for a wanted request ratio (see
-`simulation.calibration`). So every policy, also a random one, is compared at the same request ratio.
+`simulation.choosing.price_search`). So every policy, also a random one, is compared at the same request ratio.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,6 @@
 """The candidates that a device holds, and what becomes of them when a new list comes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from device.row_cache import member
 from device.setup import Update
 
 Rows = NDArray[np.int64]
+Slots = NDArray[Any]
 
 
 class Pool:
@@ -36,14 +38,8 @@ class Pool:
         """
         made = np.broadcast_to(step[:, None], items.shape)
         if update == "merge":
-            held = self.items[who]
-            held = np.where(member(held, items), 0, held)
-            order = behind(items, held)
-
-            def joined(new: NDArray[Any], old: NDArray[Any]) -> NDArray[Any]:
-                return np.take_along_axis(np.concatenate([new, old], axis=1), order, axis=1)
-
-            items, cloud, made = joined(items, held), joined(cloud, self.cloud[who]), joined(made, self.made[who])
+            old = self.items[who], self.cloud[who], self.made[who]
+            items, cloud, made = joined((items, cloud, made), old)
         self.items[who], self.cloud[who], self.made[who] = items, cloud, made
 
 
@@ -53,7 +49,15 @@ def untaken(offered: Items, history: Items, late: Rows) -> Items:
     return np.where(member(offered, seen[:, -max(int(late.max(initial=0)), 1) :]), 0, offered)
 
 
-def behind(first: Items, second: Items) -> NDArray[np.int64]:
-    """[B, C] columns of `first` [B, C] and `second` [B, C] side by side: what is not 0 of both, in order, cut to C."""
-    both = np.concatenate([first, second], axis=1)
-    return np.argsort(both == 0, axis=1, kind="stable")[:, : first.shape[1]]
+def joined(new: Sequence[Slots], held: Sequence[Slots]) -> list[Slots]:
+    """Lists in front of what was held and is not in them, cut to the slots: the rule of `update = "merge"`.
+
+    Args:
+        new: items [B, C], 0 = empty, and any columns [B, C] that go with them.
+        held: the same columns of what was held.
+    """
+    kept = np.where(member(held[0], new[0]), 0, held[0])
+    both = np.concatenate([new[0], kept], axis=1)
+    order = np.argsort(both == 0, axis=1, kind="stable")[:, : new[0].shape[1]]
+    pairs = [(new[0], kept), *zip(new[1:], held[1:], strict=True)]
+    return [np.take_along_axis(np.concatenate(pair, axis=1), order, axis=1) for pair in pairs]

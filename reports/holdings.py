@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from device.errors import RunError
 from reports import tables
-from simulation.config_tables import CloudTable, PolicyTable
+from simulation.config.tables import CloudTable, PolicyTable
 
 HOLDINGS: Final = "Lists and slots of each policy"
 """Title of the table."""

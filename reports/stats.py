@@ -18,7 +18,7 @@ from simulation.build import hint
 from simulation.runs import Run
 from simulation.schema import POLICY, USER
 from simulation.statistics import Difference, Interval, holm, mean_interval, paired_difference
-from simulation.sweep_folder import CELLS_FILE, Sweep
+from simulation.sweep.folder import CELLS_FILE, Sweep
 
 __all__ = [
     "Comparison",

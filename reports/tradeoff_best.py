@@ -11,7 +11,7 @@ from reports.holdings import HOLDINGS
 from reports.tradeoff_points import BYTES, REQUESTS, Points
 from reports.tradeoff_readings import Lead, paired, reaches, spent
 from reports.tradeoff_spent import wanted_ratios
-from simulation import sweep_folder as f
+from simulation.sweep import folder as f
 
 EQUAL: Final = {REQUESTS: "At equal requests per step", BYTES: "At equal bytes per step"}
 """Axis on which ours meets the best published policy -> title of its table, in the order of the tables."""

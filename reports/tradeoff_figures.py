@@ -27,8 +27,8 @@ from reports.tradeoff_shares import (
 )
 from reports.tradeoff_spent import SPENT, SPENT_NOTE, spent_rows
 from reports.tradeoff_stats import interval
-from simulation import sweep_folder as f
 from simulation.statistics import Interval
+from simulation.sweep import folder as f
 
 _BOUND_DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 1, 2)))
 _INK, _SOFT = "#333b44", "#6b7580"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from reports import tables
 from reports.tradeoff_points import Points
-from simulation import sweep_folder as f
+from simulation.sweep import folder as f
 
 HEADING: Final = (
     "Policy",

@@ -18,8 +18,8 @@ from reports.tradeoff_points import Points, load
 from reports.tradeoff_readings import shares_defined
 from reports.tradeoff_shares import BOUND_NOTE, any_unasked, recovered_rows, share_note, undefined_note
 from reports.tradeoff_spent import SPENT, SPENT_NOTE, spent_rows
-from simulation import sweep_folder as f
-from simulation.sweep_folder import PAGE, Sweep
+from simulation.sweep import folder as f
+from simulation.sweep.folder import PAGE, Sweep
 
 _SCRIPTS: Final = ("tradeoff.js", "tradeoff_view.js", "tradeoff_tables.js", "tradeoff_gains.js")
 _STYLES: Final = ("page.css", "tradeoff.css")

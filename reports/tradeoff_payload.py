@@ -14,8 +14,8 @@ from reports.tradeoff_points import AXES, BYTES, REQUESTS, Points
 from reports.tradeoff_shares import unasked, undefined_note
 from reports.tradeoff_spent import OFF
 from reports.tradeoff_stats import REACH, Floats
-from simulation import sweep_folder as f
 from simulation.statistics import Interval
+from simulation.sweep import folder as f
 
 _AXES: Final = {
     REQUESTS: ("Requests per step", "share"),

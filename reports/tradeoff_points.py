@@ -12,8 +12,8 @@ from device.errors import RunError
 from reports import tradeoff_stats as stats
 from reports.holdings import Holding, holdings
 from reports.tradeoff_stats import Floats
-from simulation import sweep_folder as f
-from simulation.sweep_folder import Sweep
+from simulation.sweep import folder as f
+from simulation.sweep.folder import Sweep
 
 REQUESTS: Final = "requests"
 BYTES: Final = "bytes"

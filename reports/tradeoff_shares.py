@@ -10,7 +10,7 @@ from reports.tradeoff_points import REQUESTS, Points
 from reports.tradeoff_readings import LEAST, Reading, bound_at, reaches, read_at, shares_defined
 from reports.tradeoff_spent import wanted_ratios
 from reports.tradeoff_stats import Floats
-from simulation import sweep_folder as f
+from simulation.sweep import folder as f
 
 RATIOS: Final = (0.05, 0.1, 0.2, 0.3, 0.5)
 """Request ratios that the tables read off, those of the published comparisons."""

@@ -3,7 +3,7 @@
 A stage goes on from the weights that the one before it left. "lists" learns from the generator's lists of training
 prefixes (cooperative), "newest" from everybody's newest items (the released, global adaptive re-training). In a run
 "newest" means the newest of the training part: nothing that is taken during the replay reaches it, so it is no
-real-time adaptation there. Only the lag protocol (`simulation.lag_report`) lets it see what comes before the target.
+real-time adaptation there. Only the lag protocol (`simulation.lag.report`) lets it see what comes before the target.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ from cloud.sequences import HeldOut, Sequences
 from device.errors import ConfigError
 from device.models.torch_model import as_device_model
 from device.seeds import draws
-from simulation.config_tables import CollaborationTable
-from simulation.lag import Score, ranked, scored
+from simulation.config.tables import CollaborationTable
+from simulation.lag.protocol import Score, ranked, scored
 from simulation.metrics import parse
 
 Stage = Literal["lists", "newest"]

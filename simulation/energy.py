@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.config_tables import EnergyTable, ExperimentConfig, PolicyTable
+from simulation.config.tables import EnergyTable, ExperimentConfig, PolicyTable
 from simulation.installing import Installed
 from simulation.network import PROFILES
 from simulation.objects import tiers

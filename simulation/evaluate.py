@@ -23,8 +23,8 @@ from cloud.ranking import CatalogueScorer, Neural, catalogue_ranks
 from cloud.training import Log, write_text
 from device.errors import ConfigError
 from device.seeds import draws
-from simulation.config import check, read_toml
-from simulation.config_parts import DataTable, Plugin, Table, TrainingTable
+from simulation.config.parts import DataTable, Plugin, Table, TrainingTable
+from simulation.config.read import check, read_toml
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split, windows
 from simulation.environment import environment

@@ -13,9 +13,11 @@ import pandas as pd
 from cloud.coordinator import Tariff
 from cloud.gateway import Delivery, Gateway
 from cloud.ledger import Ledger
-from simulation.choosing import choose
-from simulation.chosen import Chosen
-from simulation.config_tables import ExperimentConfig, PolicyTable
+from simulation.choosing.chooser import choose
+from simulation.choosing.chosen import Chosen
+from simulation.choosing.pricing import budget_of, groups
+from simulation.config.tables import ExperimentConfig, PolicyTable
+from simulation.config.toml import to_toml
 from simulation.energy import joules_per_step
 from simulation.environment import environment
 from simulation.fairness import Allowance, activity
@@ -25,11 +27,9 @@ from simulation.kept import finished, keep
 from simulation.metrics import parse
 from simulation.objects import tiers
 from simulation.prepare import Prepared, prepare, serving
-from simulation.pricing import budget_of, groups
 from simulation.protocol import examples, leakage, protocol
 from simulation.replay import Columns, Wave
 from simulation.runs import decision_hash, folder_name, per_user_metrics, summarise, write_run
-from simulation.toml import to_toml
 
 
 def ignore(line: str) -> None:

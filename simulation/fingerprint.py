@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simulation.config_parts import Plugin
-from simulation.config_tables import ExperimentConfig, PolicyTable
+from simulation.config.parts import Plugin
+from simulation.config.tables import ExperimentConfig, PolicyTable
 from simulation.objects import tiers
 from simulation.prepare import Prepared
 from simulation.shelf import code_of

@@ -19,8 +19,8 @@ from device.model import DeviceModel
 from device.models.onnx_file import CONTENT
 from device.models.torch_model import as_device_model
 from simulation.build import build
-from simulation.chosen import Chosen
-from simulation.config_tables import ExperimentConfig, TierTable
+from simulation.choosing.chosen import Chosen
+from simulation.config.tables import ExperimentConfig, TierTable
 from simulation.fingerprint import fingerprint
 from simulation.installing import Installed
 from simulation.objects import is_personal, model_of, tiers

@@ -15,7 +15,7 @@ from device.models.personal_torch import PersonalTorch
 from device.models.torch_model import as_device_model
 from device.seeds import rng
 from simulation.collaboration import STAGES, Course
-from simulation.config_tables import ExperimentConfig, TierTable
+from simulation.config.tables import ExperimentConfig, TierTable
 from simulation.objects import is_personal, make_generator, model_of
 from simulation.personalizing import trained_method
 from simulation.shelf import Shelf, training_data

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from simulation.config_tables import PolicyTable
+from simulation.config.tables import PolicyTable
 from simulation.replay import Columns
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from device.errors import ConfigError, RunError
 from device.export import Exported, export_onnx
 from simulation.build import imported
-from simulation.config import check
-from simulation.config_tables import ExperimentConfig
+from simulation.config.read import check
+from simulation.config.tables import ExperimentConfig
 from simulation.experiment import Job
 from simulation.installing import trained_reranker
 from simulation.objects import is_personal, model_of, tiers

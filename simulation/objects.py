@@ -14,8 +14,8 @@ from device.policy import Learned, LearnedPolicy, RequestPolicy
 from device.seeds import draws
 from simulation import network
 from simulation.build import build
-from simulation.config_parts import DataTable, Plugin
-from simulation.config_tables import ExperimentConfig, NetworkTable, PolicyTable, TierTable
+from simulation.config.parts import DataTable, Plugin
+from simulation.config.tables import ExperimentConfig, NetworkTable, PolicyTable, TierTable
 from simulation.data.clock import Clock
 from simulation.data.dataset import Dataset, Split
 from simulation.data.read import read
@@ -94,6 +94,11 @@ def make_policy(table: PolicyTable, learned: Learned | None = None) -> RequestPo
     made = build(table.class_, table.options, f"policy {table.label!r}")
     if not isinstance(made, RequestPolicy):
         raise ContractError(f"policy {table.class_} has no method urgency(view, draws); add one")
+    if table.delta and getattr(made, "counts_empty", False):
+        raise ConfigError(
+            f"policy {table.label!r}: {table.class_} counts the places that the cloud left empty, and a delta reply "
+            "leaves out what the device holds; take delta away"
+        )
     return made.taught(learned) if learned is not None and isinstance(made, LearnedPolicy) else made
 
 

@@ -12,8 +12,8 @@ from device.errors import ConfigError, ContractError
 from device.models.personal_torch import PersonalTorch
 from device.personal import Personalized
 from simulation.build import build
-from simulation.config_parts import PersonalizerTable
-from simulation.config_tables import ExperimentConfig, TierTable
+from simulation.config.parts import PersonalizerTable
+from simulation.config.tables import ExperimentConfig, TierTable
 from simulation.objects import is_personal, model_of, tiers
 from simulation.shelf import Shelf, Start, built
 

@@ -20,8 +20,8 @@ from device.row_cache import NOTHING
 from device.scoring import ModelScorer
 from device.setup import Setup
 from simulation.build import build
-from simulation.chosen import Chosen
-from simulation.config_tables import ExperimentConfig, PolicyTable
+from simulation.choosing.chosen import Chosen
+from simulation.config.tables import ExperimentConfig, PolicyTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split
 from simulation.installing import Installed, install

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from simulation.config_tables import ExperimentConfig
+from simulation.config.tables import ExperimentConfig
 from simulation.prepare import Prepared
 from simulation.replay import Columns
 

@@ -23,7 +23,7 @@ from cloud.sequences import HeldOut, Sequences
 from cloud.training import Log, fit
 from device.errors import ConfigError
 from simulation.build import build, imported
-from simulation.config_parts import Plugin
+from simulation.config.parts import Plugin
 from simulation.data.dataset import Split, windows
 from simulation.metrics import parse
 

@@ -35,7 +35,7 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def run_experiment() -> Callable[..., Path]:
     """Runs a TOML file through the real ServerApp and ClientApp and returns the run folder; `job` goes to Job."""
-    from simulation.config import load_config
+    from simulation.config.read import load_config
     from simulation.experiment import Job
     from simulation.flower.client_app import app
     from simulation.flower.in_process_grid import run_in_process

@@ -1,11 +1,11 @@
-"""The best schedule under a price, found by looking at every schedule: an oracle for `simulation.oracle`."""
+"""The best schedule under a price, found by looking at every schedule: an oracle for `simulation.sweep.oracle`."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.oracle import Rewards
+from simulation.sweep.oracle import Rewards
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulation.cli import main
+from simulation.commands.cli import main
 
 TOML = """
 name = "tiny"

@@ -1,9 +1,9 @@
 """Our request policy: the expected gain of a request, learned from what requests would have changed on validation.
 
 A request now is worth what the next steps' slates gain from it. The log says what users took next, so on validation
-steps both branches are known, with the request and without (see `simulation.experience`); a network of a few hundred
-weights learns their difference from what a phone knows anyway: ages, misses, what its reranker says of its pool, and
-the reranker's state.
+steps both branches are known, with the request and without (see `simulation.choosing.experience`); a network of a few
+hundred weights learns their difference from what a phone knows anyway: ages, misses, what its reranker says of its
+pool, and the reranker's state.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -8,6 +8,7 @@ form with all measures; its "footrule" is `Displacement` divided by floor(N^2 / 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,7 @@ class BatchScore:
     batch: int = 16
     invalid: bool = True
     displacement: bool = True
+    counts_empty: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -81,6 +83,8 @@ class Displacement:
 @dataclass(frozen=True, slots=True)
 class InvalidCount:
     """How many places of the newest list the cloud left empty: the second half of the score, for one user."""
+
+    counts_empty: ClassVar[bool] = True
 
     def urgency(self, view: View, draws: Draws) -> Urgency:
         """The number of empty places, plus a draw below one, or no price could give the wanted request ratio."""

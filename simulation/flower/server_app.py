@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp  # noqa: E402
 
 from cloud.gateway import Delivery  # noqa: E402
 from device.errors import RunError  # noqa: E402
-from simulation.config import load_config  # noqa: E402
+from simulation.config.read import load_config  # noqa: E402
 from simulation.experiment import Job, run  # noqa: E402
 from simulation.flower.in_process_grid import InProcessGrid, failure  # noqa: E402
 from simulation.handout import bounds  # noqa: E402

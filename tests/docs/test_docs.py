@@ -10,8 +10,8 @@ import click
 import pytest
 import typer
 
-from simulation.config import check
-from simulation.config_tables import ExperimentConfig
+from simulation.config.read import check
+from simulation.config.tables import ExperimentConfig
 from simulation.data.read import detect, load
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def commands(program: str) -> list[tuple[Path, list[str]]]:
 
 
 def the_command_line() -> click.Command:
-    from simulation.cli import app
+    from simulation.commands.cli import app
 
     return typer.main.get_command(app)
 
@@ -144,7 +144,7 @@ def test_the_tutorials_tables_are_valid():
 
 def test_the_tutorials_overrides_are_valid():
     """Each `--set` of a `tandemrec run` on a file of ours is accepted by the configuration."""
-    from simulation.config import load_config
+    from simulation.config.read import load_config
 
     found = [w for _, w in commands("tandemrec") if w[:1] == ["run"] and len(w) > 1 and (ROOT / w[1]).is_file()]
     given = [(words[1], [words[i + 1] for i, word in enumerate(words) if word == "--set"]) for words in found]
@@ -155,13 +155,13 @@ def test_the_tutorials_overrides_are_valid():
 
 def test_the_reference_of_keys_is_that_of_the_code():
     """Mend with `tandemrec list --keys`."""
-    from simulation.reference import reference
+    from simulation.config.reference import reference
 
     assert text(ROOT / "docs" / "configuration.md").partition("may be left out.\n\n")[2] == reference()
 
 
 def test_every_key_has_a_meaning_and_every_meaning_a_key():
-    from simulation.reference import MEANINGS, TRAINING, meaning, reference
+    from simulation.config.reference import MEANINGS, TRAINING, meaning, reference
 
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) ?\| (.+) \|$", reference(), re.MULTILINE)
     # the tables of training are there twice
@@ -171,7 +171,7 @@ def test_every_key_has_a_meaning_and_every_meaning_a_key():
 
 
 def test_the_reference_tells_types_defaults_and_limits():
-    from simulation.reference import reference
+    from simulation.config.reference import reference
 
     lines = reference().splitlines()
     for line in (
@@ -185,7 +185,7 @@ def test_the_reference_tells_types_defaults_and_limits():
 
 
 def test_the_overrides_of_the_configuration_page_do_what_it_says():
-    from simulation.config import load_config
+    from simulation.config.read import load_config
 
     page = ROOT / "docs" / "configuration.md"
     given = [words for where, words in commands("tandemrec") if where == page and words[:1] == ["run"]]

@@ -20,14 +20,14 @@ from device.models.torch_model import as_device_model
 from device.policy import RequestPolicy, View
 from device.seeds import rng
 from simulation.build import build
-from simulation.config import check
-from simulation.config_tables import ExperimentConfig
-from simulation.conformance import conformance
+from simulation.config.read import check
+from simulation.config.tables import ExperimentConfig
+from simulation.conformance.check import conformance
+from simulation.conformance.made_up import view
 from simulation.experiment import Job
 from simulation.flower.client_app import app as client_app
 from simulation.flower.in_process_grid import run_in_process
 from simulation.flower.server_app import app_for
-from simulation.made_up import view
 from simulation.runs import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"

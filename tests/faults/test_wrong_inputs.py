@@ -22,7 +22,7 @@ from device.models.sasrec import SASRec
 from device.models.torch_model import as_device_model
 from device.scoring import ModelScorer
 from device.seeds import rng
-from simulation.config import load_config
+from simulation.config.read import load_config
 from simulation.data.read import read
 from simulation.launch import launch
 from simulation.runs import Run
@@ -431,13 +431,13 @@ def test_a_disk_that_is_full_at_the_last_moment(folder: Path, monkeypatch: pytes
 PLACES = ["simulation.handout.save_file", "simulation.kept.save_file", "cloud.training.save_file"]
 
 
-@pytest.mark.parametrize("place", [*PLACES, "simulation.choosing.write_text"])
+@pytest.mark.parametrize("place", [*PLACES, "simulation.choosing.chooser.write_text"])
 def test_a_full_disk_elsewhere_is_one_message_too(folder: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setattr(place, full)
     assert "No space left on device" in failed(tandemrec("run", written(folder, TOML)))
 
 
-@pytest.mark.parametrize("place", [*PLACES, "simulation.choosing.write_text"])
+@pytest.mark.parametrize("place", [*PLACES, "simulation.choosing.chooser.write_text"])
 def test_a_full_disk_elsewhere_leaves_nothing_half_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 
 from cloud.gateway import Gateway
 from cloud.ledger import Ledger
-from simulation.choosing import choose
-from simulation.config_tables import ExperimentConfig
+from simulation.choosing.chooser import choose
+from simulation.config.tables import ExperimentConfig
 from simulation.experiment import labelled, together
 from simulation.handout import bounds, read_handout, write_handout
 from simulation.prepare import prepare

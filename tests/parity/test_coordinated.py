@@ -2,19 +2,17 @@
 
 import numpy as np
 import pytest
+from forgetful import restored, serving
 from parity_parts import config, silent
 
 from simulation.experiment import Job
 from simulation.flower import client_app
 from simulation.flower.in_process_grid import run_in_process
-from simulation.flower.server_app import app_for, serve
-from simulation.handout import read_handout
+from simulation.flower.server_app import app_for
 from simulation.prepare import prepare
-from simulation.replay import Shard
 from simulation.runs import Run
 
 # After the line that sets Flower's environment.
-from flwr.serverapp import ServerApp  # isort: skip
 
 DEVICES, STEPS = 24, 5
 
@@ -84,31 +82,8 @@ def test_clients_and_the_order_of_their_answers(prepared, reference, clients, sh
     np.testing.assert_array_equal(run.ledger["cloud_s"], reference.ledger["cloud_s"])
 
 
-class Forgetful:
-    """A grid whose clients lose what they have at hand between messages, as when every message goes elsewhere."""
-
-    def __init__(self, grid):
-        self.grid = grid
-
-    def get_node_ids(self):
-        return self.grid.get_node_ids()
-
-    def send_and_receive(self, messages, *, timeout=None):
-        client_app._at_hand.clear()
-        read_handout.cache_clear()
-        return self.grid.send_and_receive(messages, timeout=timeout)
-
-
 def test_clients_that_remember_only_their_context(prepared, reference, monkeypatch):
-    restored, real = [], Shard.restore
-
-    def spy(self, body):
-        restored.append(len(body))
-        real(self, body)
-
-    monkeypatch.setattr(Shard, "restore", spy)
-    app = ServerApp()
+    sizes = restored(monkeypatch)
     job = Job(prepared.config, prepared.root, 2, prepared=prepared)
-    app.main()(lambda grid, context: serve(Forgetful(grid), job))
-    assert run_with(prepared, 2, app=app).summary["decision_hash"] == reference.summary["decision_hash"]
-    assert len(restored) > 2 * 2 * STEPS  # prices, inboxes and times to wait travel with the rest of the state
+    assert run_with(prepared, 2, app=serving(job)).summary["decision_hash"] == reference.summary["decision_hash"]
+    assert len(sizes) > 2 * 2 * STEPS  # prices, inboxes and times to wait travel with the rest of the state

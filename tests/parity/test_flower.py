@@ -22,7 +22,7 @@ SWITCHES = {
 SCRIPT = """
 import atexit, json, os, sys
 atexit.register(lambda: open("environment.json", "w").write(json.dumps(dict(os.environ))))
-from simulation.cli import main
+from simulation.commands.cli import main
 sys.argv[0] = "tandemrec"
 main()
 """

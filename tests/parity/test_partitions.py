@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forgetful import Forgetful, restored, serving
 from parity_parts import DEVICES, config, replayed, silent
 
 from simulation.experiment import Job
 from simulation.flower import client_app
 from simulation.flower.in_process_grid import run_in_process
-from simulation.flower.server_app import app_for, serve
-from simulation.handout import bounds, read_handout
+from simulation.flower.server_app import app_for
+from simulation.handout import bounds
 from simulation.prepare import prepare
-from simulation.replay import Shard
 from simulation.runs import Run, decision_hash
 
 # After the line that sets Flower's environment.
-from flwr.serverapp import ServerApp  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -87,34 +86,11 @@ def test_the_order_in_which_clients_work_and_answer(prepared, expected, seed):
     assert run_with(prepared, 7, shuffle=seed) == expected
 
 
-class Forgetful:
-    """A grid whose clients lose what they have at hand between messages, as when every message goes elsewhere."""
-
-    def __init__(self, grid):
-        self.grid = grid
-
-    def get_node_ids(self):
-        return self.grid.get_node_ids()
-
-    def send_and_receive(self, messages, *, timeout=None):
-        client_app._at_hand.clear()
-        read_handout.cache_clear()
-        return self.grid.send_and_receive(messages, timeout=timeout)
-
-
 def test_clients_that_remember_only_their_context(prepared, expected, monkeypatch):
-    restored, real = [], Shard.restore
-
-    def spy(self, body):
-        restored.append(len(body))
-        real(self, body)
-
-    monkeypatch.setattr(Shard, "restore", spy)
-    app = ServerApp()
+    sizes = restored(monkeypatch)
     job = Job(prepared.config, prepared.root, 3, prepared=prepared)
-    app.main()(lambda grid, context: serve(Forgetful(grid), job))
-    assert run_with(prepared, 3, shuffle=5, app=app) == expected
-    assert len(restored) == 2 * 4 * 3  # policies, waves after the first, clients
+    assert run_with(prepared, 3, shuffle=5, app=serving(job)) == expected
+    assert len(sizes) == 2 * 4 * 3  # policies, waves after the first, clients
 
 
 def test_clients_that_find_an_older_wave_at_hand(prepared, expected, monkeypatch):
@@ -135,10 +111,8 @@ def test_clients_that_find_an_older_wave_at_hand(prepared, expected, monkeypatch
         def send_and_receive(self, messages, *, timeout=None):
             return self.grid.send_and_receive(messages, timeout=timeout)
 
-    app = ServerApp()
     job = Job(prepared.config, prepared.root, 2, prepared=prepared)
-    app.main()(lambda grid, context: serve(Remote(grid), job))
-    assert run_with(prepared, 2, app=app) == expected
+    assert run_with(prepared, 2, app=serving(job, Remote)) == expected
 
 
 @pytest.mark.parametrize("parts", [4, DEVICES + 3])

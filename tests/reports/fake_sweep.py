@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from simulation.sweep_folder import Sweep, sweep_folder_name, write_sweep
+from simulation.sweep.folder import Sweep, sweep_folder_name, write_sweep
 
 NASTY = "<script>alert(1)</script> & co"
 BUDGETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)

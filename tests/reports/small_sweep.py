@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from simulation.sweep_folder import Sweep, write_sweep
+from simulation.sweep.folder import Sweep, write_sweep
 
 
 def small_tables(

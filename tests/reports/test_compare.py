@@ -18,7 +18,7 @@ from reports.comparison import comparison_table
 from reports.stats import compare, compare_against, compare_folders, compare_pair, compare_sweep
 from reports.tradeoff_points import load
 from reports.tradeoff_readings import leads
-from simulation.cli import app
+from simulation.commands.cli import app
 from simulation.runs import Run
 from simulation.statistics import holm
 

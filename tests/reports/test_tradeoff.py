@@ -14,7 +14,7 @@ from reports.tradeoff_figures import markdown_table, tradeoff_figure
 from reports.tradeoff_page import render
 from reports.tradeoff_points import load
 from reports.tradeoff_readings import area, bound_at, front, hypervolume, leads, read_at
-from simulation.sweep_folder import FILES, Sweep, sweep_folder_name
+from simulation.sweep.folder import FILES, Sweep, sweep_folder_name
 
 REPLACED, MERGED = "hindsight schedule, pools replaced", "hindsight schedule, two lists merged"
 

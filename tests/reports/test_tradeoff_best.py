@@ -13,7 +13,7 @@ from reports.tradeoff_gains import gain_payload, gain_rows
 from reports.tradeoff_page import render
 from reports.tradeoff_points import load
 from reports.tradeoff_readings import read_at, shares_defined
-from simulation.sweep_folder import Sweep, write_sweep
+from simulation.sweep.folder import Sweep, write_sweep
 
 LEADS = {
     ("never", 0.0, 1): [0.0, 0.4],

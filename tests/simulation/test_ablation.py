@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 from device.policies.gain_features import FEATURES, STATE
-from simulation.config import load_config
+from simulation.config.read import load_config
 from simulation.objects import make_policy
 
 CONFIGS = Path(__file__).parents[2] / "configs"

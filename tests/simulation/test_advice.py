@@ -6,9 +6,9 @@ import pytest
 from tiny import TOML, refused, tandemrec, written
 
 from device.errors import ConfigError
-from simulation.advice import seeds_override, unpriced, unswept
-from simulation.config import load_config
-from simulation.config_tables import ExperimentConfig
+from simulation.commands.advice import seeds_override, unpriced, unswept
+from simulation.config.read import load_config
+from simulation.config.tables import ExperimentConfig
 
 HEAD = TOML.partition("[[policies]]")[0]
 RANDOM = 'class = "device.policy:Random"'

@@ -1,6 +1,6 @@
 """What the benchmark of devices says, never how fast it is."""
 
-from simulation.bench_devices import bench_devices, lived, rows
+from simulation.bench.devices import bench_devices, lived, rows
 
 
 def test_it_measures_two_ways_to_the_same_scores():

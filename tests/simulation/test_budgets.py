@@ -6,8 +6,8 @@ import pytest
 
 from device.seeds import rng
 from simulation import schema as c
-from simulation.choosing import choose
-from simulation.config import load_config
+from simulation.choosing.chooser import choose
+from simulation.config.read import load_config
 from simulation.experiment import Job, allowance, replay_policy
 from simulation.fairness import spending
 from simulation.prepare import prepare, setups

@@ -9,7 +9,7 @@ import pytest
 
 from device.policy import RequestPolicy
 from simulation.build import build, imported
-from simulation.catalogue import PACKAGES, entries
+from simulation.commands.catalogue import PACKAGES, entries
 
 
 def listed(kind: str) -> dict[str, dict[str, Any]]:

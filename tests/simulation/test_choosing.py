@@ -11,13 +11,13 @@ from device.messages import encode_patch
 from device.policies.gain import Gain
 from device.policy import Random
 from device.scoring import ModelScorer
-from simulation import choosing
-from simulation.calibration import Rehearsal
-from simulation.choosing import Chooser, choose, handling
-from simulation.config_tables import ExperimentConfig, FusionTable
+from simulation.choosing import chooser as chooser_module
+from simulation.choosing.chooser import Chooser, choose, handling
+from simulation.choosing.rehearsal import Rehearsal
+from simulation.config.tables import ExperimentConfig, FusionTable
 from simulation.objects import make_policy
 from simulation.prepare import prepare
-from simulation.sharing import SharedScores
+from simulation.sweep.sharing import SharedScores
 
 MERGED = {"update": "merge", "delta": True, "fusion": "by-age"}
 POLICIES = [
@@ -110,13 +110,13 @@ def test_several_ratios_of_a_policy_share_what_it_learned(prepared):
 
 
 def test_a_policy_learns_from_random_requests_and_then_from_its_own(prepared, monkeypatch):
-    lived, real = [], choosing.gather
+    lived, real = [], chooser_module.gather
 
     def spy(rehearsal, setups, horizon):
         lived.append([type(setup.policy) for setup in setups])
         return real(rehearsal, setups, horizon)
 
-    monkeypatch.setattr(choosing, "gather", spy)
+    monkeypatch.setattr(chooser_module, "gather", spy)
     chooser = Chooser(prepared)
     chooser.choose(table(prepared, "gain"), [0.3])
     assert lived == [[Random], [Gain], [Gain]]

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from device.errors import RunError
 from simulation import experiment
-from simulation.cli import app
-from simulation.config import load_config
+from simulation.commands.cli import app
+from simulation.config.read import load_config
 from simulation.runs import FILES, REPORT, Run
 
 ROOT = Path(__file__).parents[2]
@@ -246,7 +246,7 @@ def test_a_message_keeps_its_brackets(workshop: Path) -> None:
 
 
 def test_the_installed_script_ends_with_the_same_codes(workshop: Path) -> None:
-    script = "import sys; from simulation.cli import main; sys.argv[0] = 'tandemrec'; main()"
+    script = "import sys; from simulation.commands.cli import main; sys.argv[0] = 'tandemrec'; main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "run", "tiny.toml", "--set", "sede=1"],
         cwd=workshop,

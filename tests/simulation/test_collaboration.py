@@ -14,8 +14,8 @@ from cloud.generators.digits import DigitWriter
 from device.errors import ConfigError
 from device.seeds import draws
 from simulation.collaboration import STAGES, Course
-from simulation.config import load_config
-from simulation.config_tables import ExperimentConfig
+from simulation.config.read import load_config
+from simulation.config.tables import ExperimentConfig
 from simulation.installing import course, trained_reranker
 from simulation.objects import make_generator, make_split, tiers
 from simulation.shelf import Shelf

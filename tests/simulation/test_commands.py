@@ -8,10 +8,10 @@ import pytest
 from tiny import TOML, only_object, refused, tandemrec, written
 
 from device.consistency import measure
-from simulation import catalogue
+from simulation.commands import catalogue
+from simulation.commands.output import flat
+from simulation.config.reference import reference
 from simulation.network import link
-from simulation.output import flat
-from simulation.reference import reference
 from simulation.runs import REPORT, Run
 
 # compare, report
@@ -207,7 +207,7 @@ def test_doctor_finds_this_installation_well() -> None:
 
 
 def test_doctor_ends_with_1_when_something_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    from simulation import doctor
+    from simulation.commands import doctor
 
     monkeypatch.setitem(doctor.PINNED, "flwr", "0.1")
     said = tandemrec("doctor")

@@ -11,9 +11,9 @@ from cloud.options import Training
 from device.errors import ConfigError
 from device.models.torch_model import as_device_model
 from simulation.build import build
-from simulation.config import check, load_config, read_toml
-from simulation.config_parts import Plugin
-from simulation.config_tables import ExperimentConfig
+from simulation.config.parts import Plugin
+from simulation.config.read import check, load_config, read_toml
+from simulation.config.tables import ExperimentConfig
 from simulation.evaluate import EvaluationConfig
 from simulation.objects import make_links, make_policy, tiers
 

@@ -18,10 +18,10 @@ from device.export import export_onnx
 from device.models.sasrec import SASRec
 from device.policy import View
 from device.seeds import Draws
-from simulation.catalogue import entries
-from simulation.conformance import conformance, generator
-from simulation.made_up import CANDIDATES, LENGTH, N_ITEMS, ROWS, rows_of, view
-from simulation.policy_conformance import policy
+from simulation.commands.catalogue import entries
+from simulation.conformance.check import conformance, generator
+from simulation.conformance.made_up import CANDIDATES, LENGTH, N_ITEMS, ROWS, rows_of, view
+from simulation.conformance.policies import policy
 
 Answer = Callable[[View, Draws], Any]
 ANSWERS = ["shape", "numbers", "repeatable", "independent", "view unchanged", "own"]

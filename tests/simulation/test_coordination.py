@@ -15,12 +15,12 @@ from device.fusion import Fusion
 from device.lease import Lease
 from device.policy import Always, Random
 from device.seeds import rng
-from simulation.config import check
-from simulation.config_tables import ExperimentConfig
+from simulation.choosing.pricing import Pricing, around, budget_of, curve_of, expected_ratios, pricing
+from simulation.config.read import check
+from simulation.config.tables import ExperimentConfig
 from simulation.fairness import Allowance, activity, by_group, spending
 from simulation.in_time import check as check_wave
 from simulation.in_time import live
-from simulation.pricing import Pricing, around, budget_of, curve_of, expected_ratios, pricing
 from simulation.replay import Wave
 from simulation.traces import TraceLink
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from simulation import doctor
-from simulation.doctor import NEEDED, examine, ours, package
+from simulation.commands import doctor
+from simulation.commands.doctor import NEEDED, examine, ours, package
 
 OWN = ("device", "cloud", "simulation", "reports")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tiny import written
 
-from simulation.config import load_config
-from simulation.config_tables import EnergyTable, PolicyTable
+from simulation.config.read import load_config
+from simulation.config.tables import EnergyTable, PolicyTable
 from simulation.energy import RADIOS, Radio, device_energy, radio_energy, radio_of, reranking_energy
 from simulation.network import Ideal
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from device.errors import ConfigError
-from simulation.config import check
+from simulation.config.read import check
 from simulation.evaluate import EvaluationConfig, Row, evaluate, markdown, summary
 from simulation.metrics import parse
 from simulation.objects import make_split

@@ -12,8 +12,8 @@ from device.policy import Never, Random
 from device.scoring import ModelScorer
 from device.seeds import rng
 from device.setup import Setup
-from simulation.calibration import Rehearsal
-from simulation.experience import CloudOrder, gather, joined
+from simulation.choosing.experience import CloudOrder, gather, together
+from simulation.choosing.rehearsal import Rehearsal
 from simulation.metrics import NDCG
 from simulation.network import Ideal
 from simulation.remembering import Remembering
@@ -170,7 +170,7 @@ def test_views_show_what_was_seen_then_and_not_later():
 def test_several_experiences_as_one():
     lived = random_timeline(5, 4, N, length=5)
     parts = [gather(rehearsal(lived, Drawn(N), pool=10), [setup_of(Random(p))], 2) for p in (0.0, 0.5)]
-    both = joined(parts)
+    both = together(parts)
     assert both.views == [*parts[0].views, *parts[1].views]
     for name in ("kept", "fresh", "shown"):
         np.testing.assert_array_equal(getattr(both, name), np.concatenate([getattr(p, name) for p in parts]))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from simulation import schema
-from simulation.config import load_config
-from simulation.config_tables import PolicyTable
+from simulation.config.read import load_config
+from simulation.config.tables import PolicyTable
 from simulation.experiment import labelled, together
 from simulation.kept import finished, keep, slug
 from simulation.protocol import leakage, protocol

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from device.fusion import AGE_EDGES, OWN, Fusion, FusionByAge
-from simulation.fusing import CLASSES, Problem, Shown, learn_fusion, of_weights
+from simulation.choosing.fusing import CLASSES, Problem, Shown, learn_fusion, of_weights
 
 AGES = np.array([0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, OWN])  # one per class
 

@@ -9,8 +9,8 @@ import pytest
 from device.errors import RunError
 from device.fusion import AGE_EDGES, Fusion, FusionByAge
 from device.seeds import rng
-from simulation.chosen import Chosen
-from simulation.config import load_config
+from simulation.choosing.chosen import Chosen
+from simulation.config.read import load_config
 from simulation.handout import Handout, bounds, read_handout, write_handout
 from simulation.prepare import Prepared, prepare
 

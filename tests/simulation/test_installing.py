@@ -3,8 +3,8 @@
 import pytest
 
 from device.fusion import Fusion
-from simulation.chosen import Chosen
-from simulation.config_tables import ExperimentConfig, PolicyTable
+from simulation.choosing.chosen import Chosen
+from simulation.config.tables import ExperimentConfig, PolicyTable
 from simulation.prepare import prepare, serving, setups
 
 SHARES = {0: 0, 0.1: 6, 0.25: 15, 0.5: 30, 1: 60}  # items of 60

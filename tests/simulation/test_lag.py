@@ -11,7 +11,7 @@ from device.errors import ConfigError
 from device.model import Items, Scores
 from device.seeds import Draws
 from simulation.data.dataset import Dataset, Split
-from simulation.lag import LAGS, Lagged, lag_table, lagged, lagged_lists, ranked
+from simulation.lag.protocol import LAGS, Lagged, lag_table, lagged, lagged_lists, ranked
 from simulation.statistics import paired_difference
 
 

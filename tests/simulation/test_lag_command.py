@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from tiny import TOML, changed, tandemrec, written
 
-from simulation.config import load_config
-from simulation.lag import LAGS, MEASURES
-from simulation.lag_report import ROWS, LagReport, lag_report, lists, measured, rescore
-from simulation.lsc4rec import RULES
+from simulation.config.read import load_config
+from simulation.lag.protocol import LAGS, MEASURES
+from simulation.lag.released_score import RULES
+from simulation.lag.report import ROWS, LagReport, lag_report, lists, measured, rescore
 from simulation.objects import make_split
 from simulation.shelf import Shelf
 from simulation.statistics import mean_interval, paired_difference

@@ -9,8 +9,8 @@ import pytest
 from tiny import POLICIES, TOML, changed, written
 
 from device.errors import ConfigError, RunError
-from simulation.config import load_config
-from simulation.config_tables import ExperimentConfig
+from simulation.config.read import load_config
+from simulation.config.tables import ExperimentConfig
 from simulation.flower import client_app, server_app
 from simulation.flower.in_process_grid import run_in_process
 from simulation.launch import export_tier, launch

@@ -10,7 +10,7 @@ from cloud.generators.digits import DigitWriter
 from device.errors import DataError
 from device.model import Items, Scores
 from device.seeds import Draws, draws, rng
-from simulation.lsc4rec import (
+from simulation.lag.released_score import (
     RULES,
     decompose,
     fused,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from schedules import best_value
 
 from device.errors import ConfigError, ContractError
-from simulation.oracle import Frontier, Rewards, best_by_budget, frontier, merged, replaced
+from simulation.sweep.oracle import Frontier, Rewards, best_by_budget, frontier, merged, replaced
 
 N = np.nan
 

@@ -12,9 +12,9 @@ from tiny import TOML
 from cloud.options import Training
 from device.errors import ConfigError, ContractError
 from device.models.personal_torch import PersonalTorch
-from simulation.config import check
-from simulation.config_parts import Plugin
-from simulation.config_tables import ExperimentConfig
+from simulation.config.parts import Plugin
+from simulation.config.read import check
+from simulation.config.tables import ExperimentConfig
 from simulation.fingerprint import fingerprint
 from simulation.handout import read_handout, write_handout
 from simulation.installing import trained_reranker
@@ -23,7 +23,7 @@ from simulation.objects import make_split, tiers
 from simulation.personalizing import device_half, personalization, start, trained_folder, trained_method
 from simulation.prepare import prepare
 from simulation.shelf import Shelf, Start, code_of
-from simulation.sweep_plan import plans
+from simulation.sweep.plan import plans
 
 MODEL = """[device.model]
 class = "device.models.sasrec:SASRec"

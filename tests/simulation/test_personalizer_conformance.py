@@ -12,9 +12,9 @@ from torch import nn
 from cloud.personalizer import Personals
 from device.errors import ConfigError
 from device.personal import Part
-from simulation.conformance import conformance
-from simulation.made_up import LENGTH, N_ITEMS
-from simulation.personalizer_conformance import personalizer
+from simulation.conformance.check import conformance
+from simulation.conformance.made_up import LENGTH, N_ITEMS
+from simulation.conformance.personalizers import personalizer
 
 TORCH = ["modules", "gradients"]
 CLOUD = ["patches", "histories unchanged", "repeatable", "batch", "padding", "cost"]

@@ -11,9 +11,9 @@ from device.check import Finding
 from device.errors import ConfigError, ContractError
 from device.policy import Experience, Learned, Urgency, View
 from device.seeds import Draws, rng
-from simulation.conformance import conformance
-from simulation.made_up import HORIZON, ROWS, WAVES, experience, rows_of, view
-from simulation.policy_conformance import block_of, policy
+from simulation.conformance.check import conformance
+from simulation.conformance.made_up import HORIZON, ROWS, WAVES, experience, rows_of, view
+from simulation.conformance.policies import block_of, policy
 
 LESSONS = ["untaught", "parameters", "size", "deterministic", "experience unchanged"]
 ANSWERS = ["shape", "numbers", "repeatable", "independent", "view unchanged", "own"]

@@ -9,9 +9,9 @@ from device.policy import Always, Consistency, Every, Never, Random
 from device.scoring import ModelScorer
 from device.seeds import rng
 from device.setup import Setup
-from simulation import price_search
-from simulation.calibration import Rehearsal
-from simulation.price_search import adjusted_price, find_prices, search
+from simulation.choosing import price_search
+from simulation.choosing.price_search import adjusted_price, find_prices, search
+from simulation.choosing.rehearsal import Rehearsal
 
 N = 80
 

@@ -14,7 +14,7 @@ from device.models.torch_model import TorchModel
 from device.policy import Consistency
 from device.scoring import ModelScorer
 from device.seeds import rng
-from simulation.sharing import SharedScores, shared
+from simulation.sweep.sharing import SharedScores, shared
 
 N, LENGTH, DEVICES, STEPS = 50, 6, 9, 7
 SIZES = {"sasrec": lambda: SASRec(N, width=8, blocks=2, length=LENGTH), "gru4rec": lambda: GRU4Rec(N, width=8)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from device.errors import ConfigError, RunError
-from simulation.spread import spread
+from simulation.sweep.spread import spread
 
 
 def note(path: Path) -> None:

@@ -11,17 +11,17 @@ from tiny import TOML, tandemrec, written
 
 from device.errors import ConfigError
 from device.fusion import Fusion, FusionByAge
-from simulation.config import load_config
-from simulation.config_tables import PolicyTable
+from simulation.config.read import load_config
+from simulation.config.tables import PolicyTable
 from simulation.metrics import NDCG
 from simulation.prepare import prepare
 from simulation.runs import Run
-from simulation.sweep import Sweep
-from simulation.sweep_bounds import bound, hindsight
-from simulation.sweep_cells import NOTHING, World
-from simulation.sweep_folder import FILES
-from simulation.sweep_folder import Sweep as Folder
-from simulation.sweep_plan import floor, plans, resolved, with_floors
+from simulation.sweep.bounds import bound, hindsight
+from simulation.sweep.cells import NOTHING, World
+from simulation.sweep.folder import FILES
+from simulation.sweep.folder import Sweep as Folder
+from simulation.sweep.plan import floor, plans, resolved, with_floors
+from simulation.sweep.sweep import Sweep
 
 HEAD = TOML[: TOML.index("[[policies]]")]
 SWEEP = HEAD.replace('["hr@10", "ndcg@10"]', '["ndcg@10", "hr@10"]') + (

@@ -13,10 +13,10 @@ from device.policy import Always
 from device.scoring import ModelScorer
 from device.seeds import rng
 from device.setup import Setup
-from simulation import sweep_bounds
-from simulation.calibration import Rehearsal
+from simulation.choosing.rehearsal import Rehearsal
 from simulation.metrics import NDCG
-from simulation.sweep_bounds import RATIO, VALUE, bound, hindsight
+from simulation.sweep import bounds
+from simulation.sweep.bounds import RATIO, VALUE, bound, hindsight
 
 N, POOL, STEPS, KEPT = 16, 8, 12, 3  # devices keep 3 items, so they forget what they took four steps ago
 MINMAX = Fusion(0.4, "minmax")
@@ -143,7 +143,7 @@ def test_portions_of_devices_change_nothing(pairs, monkeypatch):
     world, setups = rehearsal(tiers=2), fleet(2)
     fusions = [BY_AGE, CLOUD_AND_DEVICE] if pairs else [MINMAX, Fusion(0.9)]
     whole = bound(hindsight(world, setups, NDCG(10)), fusions, pairs=pairs, ratios=[0.1])
-    monkeypatch.setattr(sweep_bounds, "BYTES", 4 * 8 * POOL * STEPS)  # lists of four devices that live longest
+    monkeypatch.setattr(bounds, "BYTES", 4 * 8 * POOL * STEPS)  # lists of four devices that live longest
     parts = list(hindsight(world, setups, NDCG(10)))
     assert len(parts) > 4
     assert len(list(parts[0].chunks(pairs=pairs, fusions=2))) == 4  # what is computed takes more: one device at a time
@@ -156,12 +156,12 @@ def test_portions_of_devices_change_nothing(pairs, monkeypatch):
 @pytest.mark.parametrize("pairs", [False, True])
 def test_memory_keeps_to_its_bound(pairs, monkeypatch):
     world, setups = rehearsal(400), fleet()
-    monkeypatch.setattr(sweep_bounds, "BYTES", 1 << 17)
+    monkeypatch.setattr(bounds, "BYTES", 1 << 17)
     parts = list(hindsight(world, setups, NDCG(10)))
     assert all(part.items.nbytes + part.cloud.nbytes <= 1 << 17 for part in parts)
     peaks = {}
     for size in (1 << 20, 1 << 30):
-        monkeypatch.setattr(sweep_bounds, "BYTES", size)
+        monkeypatch.setattr(bounds, "BYTES", size)
         (whole,) = hindsight(world, setups, NDCG(10))
         tracemalloc.start()
         try:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from simulation.config import load_config
-from simulation.config_tables import ExperimentConfig
-from simulation.toml import to_toml
+from simulation.config.read import load_config
+from simulation.config.tables import ExperimentConfig
+from simulation.config.toml import to_toml
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 EXPERIMENTS = [path for path in CONFIGS if "cloud" in tomllib.loads(path.read_text(encoding="utf-8"))]

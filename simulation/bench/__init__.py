@@ -1,0 +1,1 @@
+"""Benchmarks behind `tandemrec bench`: ratios of times measured side by side, never tests."""

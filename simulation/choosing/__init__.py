@@ -1,0 +1,1 @@
+"""What validation steps decide before the test: what policies learn, prices, fusions."""

@@ -1,0 +1,1 @@
+"""The configuration file: its tables, how they are read and checked, and its written reference."""

@@ -1,0 +1,1 @@
+"""LSC4Rec's lag protocol, and its released request score taken apart."""

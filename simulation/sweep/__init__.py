@@ -1,0 +1,1 @@
+"""Every policy at every budget for every seed, and the exact bounds."""
