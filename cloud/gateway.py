@@ -46,6 +46,7 @@ class Gateway:
         nbytes = np.asarray(model_bytes, np.int64)[self.service.tier]
         self.ledger.write("down", "install", device=device, at=at, nbytes=nbytes)
         step = np.zeros(len(device), np.int64)
+        self.memory.asked_at[:] = at
         made = self.memory.lists(device, step)
         cloud_seconds(self.service, made)  # refused here, and not after hours, where nobody says what a list costs
         bodies = self.memory.replies(device, step, made, self.desk.price(device))
@@ -162,7 +163,7 @@ class Gateway:
         arrived = self._carry(device, step, [load], at, up=True)
         here = np.isfinite(arrived)
         if here.any():
-            self.memory.learn(chosen(requests, order[here]))
+            self.memory.learn(chosen(requests, order[here]), at[here])
         return device, step, at, arrived
 
     def _give_up(self, device: Ints) -> Floats:

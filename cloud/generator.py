@@ -33,6 +33,28 @@ class CandidateGenerator(Protocol):
         ...
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A candidate generator, too, whose lists depend on when they are asked for."""
+
+    def generate_at(self, histories: Items, k: int, *, at: NDArray[np.float64], rng: Draws) -> Generated:
+        """As `generate`, for requests that leave their devices at `at` [B] virtual seconds; nothing later may count.
+
+        A request leaves at the time of its step. First lists are asked for at the time of the first step. A device
+        whose replay has no step asks at inf.
+        """
+        ...
+
+
+def lists_at(
+    generator: CandidateGenerator, histories: Items, k: int, *, at: NDArray[np.float64], rng: Draws
+) -> Generated:
+    """Lists for requests that leave at `at` [B] virtual seconds, by any generator: most do not look at the time."""
+    if isinstance(generator, Timed):
+        return generator.generate_at(histories, k, at=at, rng=rng)
+    return generator.generate(histories, k, rng=rng)
+
+
 @dataclass(frozen=True, slots=True)
 class TopK:
     """The k best of the catalogue by a scorer; items of the uploaded history are left out when `hide_seen`."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.generator import Generated, check_lists
+from cloud.generator import Generated, check_lists, lists_at
 from cloud.service import Service
 from device.errors import WireError
 from device.messages import Replies, Requests, encode_replies
@@ -30,6 +30,7 @@ class Memory:
         self.service = service
         self.told = histories[:, -service.history :].copy()
         self.told_step = np.zeros(len(histories), np.int64)
+        self.asked_at = np.zeros(len(histories))  # when the request that is being answered left its device
         streamed = any(rows is not None for rows in service.rows)
         self.cache = RowCache(len(histories), service.cache_rows, service.installed) if streamed else None
         self.sent_rows: Items | None = None
@@ -57,8 +58,8 @@ class Memory:
                 f"{self.told_step[device][gap][0]}; upload all that is not confirmed"
             )
 
-    def learn(self, requests: Requests) -> None:
-        """Append what is new in the requests, and take the acknowledged rows into the book."""
+    def learn(self, requests: Requests, at: NDArray[np.float64]) -> None:
+        """Append what is new in requests that left at `at` [B], and take the acknowledged rows into the book."""
         device, step = requests.device, requests.step
         width, upload = self.told.shape[1], requests.items.shape[1]
         column = np.arange(width)
@@ -66,7 +67,7 @@ class Memory:
         kept = np.take_along_axis(self.told[device], np.minimum(shifted, width - 1), axis=1)
         fresh = requests.items[:, np.maximum(upload - width + column, 0)]
         self.told[device] = np.where(shifted < width, kept, fresh)
-        self.told_step[device] = step
+        self.told_step[device], self.asked_at[device] = step, at
         got = device[requests.received == self.sent_step[device]]
         self.held[got] = self.sent_held[got]
         if self.cache is not None and self.sent_rows is not None:
@@ -76,7 +77,7 @@ class Memory:
         """Lists for what the cloud knows of `device` [B]."""
         service = self.service
         rng = draws(service.seed, "generator", device, step)
-        made = service.generator.generate(self.told[device], service.pool, rng=rng)
+        made = lists_at(service.generator, self.told[device], service.pool, at=self.asked_at[device], rng=rng)
         check_lists(service.generator, made, rows=len(device), pool=service.pool, n_items=service.n_items)
         return made
 

@@ -15,12 +15,11 @@ from torch.nn import functional as F
 
 from cloud.losses import sample
 from cloud.ranking import through_forward
+from cloud.unlabelled import HIDDEN, Unlabelled
 from device.errors import ConfigError
 from device.models.slimming import Elastic, narrowed
 from device.models.torch_model import reset
 from device.subnet import SubnetSpec, smallest
-
-HIDDEN = -1e9  # logit of an item that is left out: no probability, and finite, so that 0 times it is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,7 @@ class Supernet(nn.Module):
         negatives: items drawn per step to compete with the target; None = the whole catalogue.
         distilled: share of the largest one's answer in what the others learn from, the rest is the data. 1 = as
             published; while the largest knows little itself, the data teach faster.
+        unlabelled: what is learned from items without feedback. With distilled = 0 the loss is MatchNAS's.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Supernet(nn.Module):
         random: int = 2,
         negatives: int | None = 256,
         distilled: float = 0.5,
+        unlabelled: Unlabelled | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, Elastic):
@@ -72,6 +73,7 @@ class Supernet(nn.Module):
             )
         self.model: nn.Module = model
         self.specs, self.random, self.negatives, self.distilled = specs, random, negatives, distilled
+        self.unlabelled = unlabelled
         self.n_items, self.length = cast(int, self.model.n_items), cast(int, self.model.length)
 
     def reset(self) -> None:
@@ -91,13 +93,17 @@ class Supernet(nn.Module):
         """Mean loss of the subnets of one step on `history` [B, L] and the next items [B]."""
         lesson = self.lesson(history, target, generator)
         teacher = logits(self.model, lesson)
-        losses = [learned(teacher)]
+        nets, losses = [self.model], [learned(teacher)]
         for spec in self.drawn(generator):
-            student = logits(narrowed(self.model, spec), lesson)
+            nets.append(narrowed(self.model, spec))
+            student = logits(nets[-1], lesson)
             losses.append(self.distilled * distillation(student, teacher))
             if self.distilled < 1:
                 losses[-1] = losses[-1] + (1 - self.distilled) * learned(student)
-        return torch.stack(losses).mean()
+        if self.unlabelled is not None:
+            guess = self.unlabelled.guess(self.model, history, target, generator)
+            losses += [self.unlabelled.weight * guess.loss(net) for net in nets]
+        return torch.stack(losses).sum() / len(nets)
 
     def drawn(self, generator: torch.Generator) -> list[SubnetSpec]:
         """The subnets of one step besides the largest: the smallest, and random ones."""

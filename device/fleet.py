@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from device.errors import ContractError
 from device.fusion import OWN
 from device.inbox import Inbox, check_rows
+from device.incremental_scorer import incremental
 from device.messages import Replies, Requests
 from device.model import Items, Scores
 from device.personal_scoring import personal
@@ -44,7 +45,8 @@ class Fleet:
         size = len(devices)
         self.setup, self.devices = setup, devices
         self.personal = personal(setup.scorer, devices)
-        self.scorer = self.personal or setup.scorer
+        self.states = incremental(setup.scorer, devices, histories.shape[1]) if setup.incremental else None
+        self.scorer = self.personal or self.states or setup.scorer
         self.history = histories.astype(np.int32)
         self.asked_history = self.history.copy()  # as it was uploaded with the last request
         self.pool = Pool(size, slots)
@@ -56,15 +58,10 @@ class Fleet:
         self.own_items = np.zeros((size, setup.own), np.int32)
         self.own_scores = np.zeros((size, setup.own), np.float32)
         self.own_step = np.full(size, -1, np.int64)  # own_items belong to the history of this step
-        self.observed = np.zeros(size, np.int64)
-        self.pool_step = np.zeros(size, np.int64)
-        self.asked_step = np.zeros(size, np.int64)
-        self.received = np.zeros(size, np.int64)
-        self.empty = np.zeros(size, np.int64)
-        self.misses = np.zeros(size, np.int64)
+        self.observed, self.pool_step, self.asked_step = np.zeros((3, size), np.int64)
+        self.received, self.empty, self.misses = np.zeros((3, size), np.int64)
         self.hit_rate = np.zeros(size, np.float64)
-        self.last_at = np.full(size, np.nan)
-        self.installed_at = np.full(size, np.nan)
+        self.last_at, self.installed_at = np.full((2, size), np.nan)
         self.free_at = np.full(size, -np.inf)  # may ask again from then on
 
     def __len__(self) -> int:
@@ -89,8 +86,11 @@ class Fleet:
         if self.personal:
             new = self.personal.install(who, at)
             self.scored[new], self.own_step[new] = False, -1
+        if self.states:  # at every step, so that no state depends on who looked at it
+            self.states.bring(self.devices[who], self.observed[who], self.history[who])
         arrived = self.inbox.usable_at[who] <= at
-        self._install(who[arrived], at[arrived])
+        if arrived.any():
+            self._install(who[arrived], at[arrived])
         self.installed_at[who] = np.where(np.isnan(self.installed_at[who]), at, self.installed_at[who])
         items, cloud, device, age = self.candidates(who)
         fused = self.setup.fusion(cloud, device, items != 0, age)
@@ -135,6 +135,8 @@ class Fleet:
         asked = ready & (urgency > self.prices.of(who, self.observed[who]))
         self.asked_step[who[asked]] = self.observed[who[asked]]
         self.asked_history[who[asked]] = self.history[who[asked]]
+        if self.states:
+            self.states.mark(self.devices[who[asked]], self.observed[who[asked]], self.history[who[asked]])
         self.last_at[who] = at
         return asked, urgency
 
@@ -149,15 +151,13 @@ class Fleet:
     def snapshot(self) -> dict[str, NDArray[np.generic]]:
         """All state as named arrays."""
         parts = {"": self, "pool.": self.pool, "inbox.": self.inbox, "prices.": self.prices, "cache.": self.cache}
-        return arrays_of({**parts, "personal.": self.personal})
+        return arrays_of({**parts, "personal.": self.personal, "states.": self.states})
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Take over what `snapshot` returned; ContractError when it is another fleet's."""
         put_back(self.snapshot(), state)
 
     def _install(self, who: Rows, at: NDArray[np.float64]) -> None:
-        if not len(who):
-            return
         offered, step = self.inbox.items[who], self.inbox.step[who]
         self.empty[who] = np.maximum(self.setup.listed - (offered != 0).sum(1), 0)
         fresh = untaken(offered, self.history[who], self.observed[who] - step) if self.setup.hide_seen else offered

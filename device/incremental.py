@@ -18,8 +18,8 @@ class Incremental(Protocol):
     """A device model that keeps a state. No row depends on the others.
 
     A state remembers what came before its window of the newest L items, where `DeviceModel.score` is shown that window
-    only; while no item has left the window, and always for a model that cannot look further back, both give the same
-    scores up to rounding.
+    only. While no item has left the window, and always for a model that cannot look further back, both give the same
+    scores up to rounding; after that they are two devices, and the one with the state knows more.
     """
 
     def start(self, params: Parameters, history: Items) -> State:
@@ -32,6 +32,20 @@ class Incremental(Protocol):
 
     def score_state(self, params: Parameters, state: State, candidates: Items) -> Scores:
         """Scores [B, C] float32 of `candidates` [B, C]; `state` is only read, entry by entry as it is needed."""
+        ...
+
+
+@runtime_checkable
+class AdvancesInPlace(Protocol):
+    """An incremental model that writes what an item changes into a fleet's arrays, instead of whole states."""
+
+    def advance_at(
+        self, params: Parameters, state: State, item: NDArray[np.int32], held: State, rows: NDArray[np.int64]
+    ) -> None:
+        """One more item [B] for the states at `rows` [B] of `held` [D, ...]; a row that occurs twice has one item.
+
+        `state` copies those rows of an array of `held` at the moment when it is asked for it.
+        """
         ...
 
 

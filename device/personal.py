@@ -66,3 +66,23 @@ class Personalized(DeviceModel, Protocol):
         As with `score`, no row depends on the others.
         """
         ...
+
+
+@runtime_checkable
+class Headed(Personalized, Protocol):
+    """A personalised model of two halves: a body that no patch changes, and behind it a head where all patches work.
+
+    So a state is computed once per history, whatever patches and pools come, or continued item by item.
+    """
+
+    def before(self, params: Parameters, history: Items) -> Scores:
+        """States [B, d] float32 after `history` [B, L]."""
+        ...
+
+    def behind(self, params: Parameters, patches: Patches, state: Scores, candidates: Items) -> Scores:
+        """Scores [B, C] of `candidates` [B, C] by `state` [B, d]; with `before` the same as `score_personal`."""
+        ...
+
+    def catalogue_behind(self, params: Parameters, patches: Patches, state: Scores) -> Scores:
+        """Scores [B, n + 1] of all items by `state` [B, d]; column 0 is ignored."""
+        ...

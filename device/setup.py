@@ -22,6 +22,8 @@ class Setup:
     Args:
         scorer: the reranker.
         policy, price: a device asks where the policy's urgency exceeds the price.
+        incremental: devices keep the reranker's state and go on from it; without it they read their history each time.
+            A scorer that is shared between replays sees to that itself.
         lease: how long a device keeps to the price that the cloud told it, which then counts instead of `price`; None =
             the cloud tells none.
         fusion: of the cloud's and the reranker's scores.
@@ -48,4 +50,5 @@ class Setup:
     listed: int = 0
     own: int = 0
     tier: int = 0
+    incremental: bool = False
     lease: Lease | None = None

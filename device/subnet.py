@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.errors import ConfigError
+from device.item_tables import Arrays, coded, coded_shapes, hashed, hashed_shapes, uncoded, unhashed
 from device.model import DeviceModel, Parameters
 
 HEAD = 8  # channels of an attention head; widths are whole heads
-Table = Literal["float32", "int8"]
+Table = Literal["float32", "hash2", "int8", "hash4", "hash8", "code8", "code4", "code2"]
+"""Roughly from large to small."""
+KINDS: tuple[Table, ...] = get_args(Table)
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-_LABEL = re.compile(r"w(\d+)-b(\d+)-e(\d+)(-int8)?")
+_LABEL = re.compile(rf"w(\d+)-b(\d+)-e(\d+)(?:-({'|'.join(KINDS[1:])}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,9 @@ class SubnetSpec:
         width: channels of the body, a multiple of HEAD.
         blocks: how many of the first blocks.
         items: numbers in an item's embedding.
-        table: how the item table is installed; "int8" is one code per number and one float32 scale per item.
+        table: how the item table is installed; "int8" is one code per number and one float32 scale per item, "code4"
+            sums of code vectors from four codebooks, "hash8" sums of two buckets, one bucket per eight items.
+            Codes and buckets are fitted after training, see `device.item_tables`.
     """
 
     width: int
@@ -39,8 +44,8 @@ class SubnetSpec:
             raise ConfigError(
                 f"subnet {self}: expected a width of whole heads of {HEAD}, and one block and item at least"
             )
-        if self.table not in get_args(Table):
-            raise ConfigError(f"subnet: table = {self.table!r}; expected one of {', '.join(get_args(Table))}")
+        if self.table not in KINDS:
+            raise ConfigError(f"subnet: table = {self.table!r}; expected one of {', '.join(KINDS)}")
 
     def __str__(self) -> str:
         return f"w{self.width}-b{self.blocks}-e{self.items}" + ("" if self.table == "float32" else f"-{self.table}")
@@ -49,8 +54,16 @@ class SubnetSpec:
     def parse(cls, label: str) -> "SubnetSpec":
         """The spec of a label; ConfigError for anything else."""
         if not (found := _LABEL.fullmatch(label)):
-            raise ConfigError(f"subnet: {label!r} is no subnet; write it as w16-b1-e8 or w16-b1-e8-int8")
-        return cls(int(found[1]), int(found[2]), int(found[3]), "int8" if found[4] else "float32")
+            raise ConfigError(
+                f"subnet: {label!r} is no subnet; write it as w16-b1-e8 or w16-b1-e8-int8, or with "
+                f"{', '.join(KINDS[1:])} at its end"
+            )
+        return cls(int(found[1]), int(found[2]), int(found[3]), found[4] or "float32")  # type: ignore[arg-type]
+
+    @property
+    def in_training(self) -> "SubnetSpec":
+        """The subnet that is trained for this one: with a float32 table where codes or buckets are fitted to it."""
+        return self if self.table == "int8" else replace(self, table="float32")
 
     def within(self, large: "SubnetSpec") -> bool:
         """Whether a model of size `large` holds this subnet."""
@@ -88,16 +101,13 @@ class Size:
         """From the shapes of float32 parameters."""
         body = {name: (shape, 4) for name, shape in shapes.items() if name != item_table}
         rows, columns = shapes[item_table]
-        if spec.table == "int8":
-            table = {f"{item_table}.codes": ((rows, columns), 1), f"{item_table}.scale": ((rows,), 4)}
-        else:
-            table = {item_table: ((rows, columns), 4)}
+        table = {_joined(item_table, part): found for part, found in table_shapes(rows, columns, spec.table).items()}
         parameters = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
         return cls(parameters, patch_nbytes(body | table), patch_nbytes(body), flops)
 
 
 def grid(large: SubnetSpec) -> tuple[SubnetSpec, ...]:
-    """All subnets of `large` by whole heads, blocks, and whole HEADs of an item's numbers, with both kinds of table.
+    """All subnets of `large` by whole heads, blocks, and whole HEADs of an item's numbers, tables int8 and float32.
 
     Smallest first; the last is `large` itself. An item width that is no multiple of HEAD is offered in full as well.
     """
@@ -108,8 +118,8 @@ def grid(large: SubnetSpec) -> tuple[SubnetSpec, ...]:
 
 
 def smallest(specs: Sequence[SubnetSpec]) -> SubnetSpec:
-    """The one with the narrowest table, then body, then the fewest blocks, int8 before float32."""
-    return min(specs, key=lambda spec: (spec.items, spec.width, spec.blocks, spec.table != "int8"))
+    """The one with the narrowest table, then body, then the fewest blocks, then the last kind of `Table`."""
+    return min(specs, key=lambda spec: (spec.items, spec.width, spec.blocks, -KINDS.index(spec.table)))
 
 
 def leading(array: NDArray[np.generic], shape: tuple[int, ...], stacked: int = 1) -> NDArray[np.generic]:
@@ -133,13 +143,73 @@ def rounded(table: NDArray[np.generic]) -> NDArray[np.float32]:
     return read
 
 
+def encoded(table: NDArray[np.generic], kind: Table) -> Arrays:
+    """What is installed of a table [n + 1, e], by part; the part of a float32 table has no name."""
+    family, number = _family(kind)
+    if family == "code":
+        return coded(table, number)
+    if family == "hash":
+        return hashed(table, number)
+    if kind == "int8":
+        codes, scale = quantised(table)
+        return {"codes": codes, "scale": scale}
+    return {"": table}
+
+
+def decoded(parts: Arrays, kind: Table, rows: int) -> NDArray[np.generic]:
+    """[rows, e]: the table that a device reads from what `encoded` gives."""
+    family, _ = _family(kind)
+    if family == "code":
+        return uncoded(parts)
+    if family == "hash":
+        return unhashed(parts, rows)
+    if kind == "int8":
+        codes, scale = (np.asarray(parts[name], np.float32) for name in ("codes", "scale"))
+        return codes * scale[:, None]
+    return parts[""]
+
+
+def as_read(table: NDArray[np.generic], kind: Table) -> NDArray[np.generic]:
+    """[n + 1, e]: what a device reads of a table that is installed as `kind`."""
+    return decoded(encoded(table, kind), kind, len(table))
+
+
+def table_shapes(rows: int, columns: int, kind: Table) -> dict[str, tuple[tuple[int, ...], int]]:
+    """(shape, bytes of a number) of what `encoded` gives for a table [rows, columns], by part."""
+    family, number = _family(kind)
+    if family == "code":
+        return coded_shapes(rows, columns, number)
+    if family == "hash":
+        return hashed_shapes(rows, columns, number)
+    if kind == "int8":
+        return {"codes": ((rows, columns), 1), "scale": ((rows,), 4)}
+    return {"": ((rows, columns), 4)}
+
+
 def installed(params: Parameters, spec: SubnetSpec, *, item_table: str) -> Parameters:
-    """The arrays that travel when `params` of subnet `spec` are installed: an int8 table as codes and scales."""
+    """The arrays that travel when `params` of subnet `spec` are installed: of the table its parts, as `item.codes`."""
     if spec.table == "float32":
         return params
-    codes, scale = quantised(params[item_table])
     body = {name: array for name, array in params.items() if name != item_table}
-    return body | {f"{item_table}.codes": codes, f"{item_table}.scale": scale}
+    parts = encoded(params[item_table], spec.table)
+    return body | {_joined(item_table, part): array for part, array in parts.items()}
+
+
+def unpacked(sent: Parameters, spec: SubnetSpec, *, item_table: str, rows: int) -> Parameters:
+    """What subnet `spec` is run with, from what `installed` gives; `rows` of the table, padding included."""
+    names = {_joined(item_table, part): part for part in table_shapes(rows, 1, spec.table)}
+    body = {name: array for name, array in sent.items() if name not in names}
+    return body | {item_table: decoded({part: sent[name] for name, part in names.items()}, spec.table, rows)}
+
+
+def _family(kind: Table) -> tuple[str, int]:
+    """The kind without its number, and that."""
+    name = kind.rstrip("0123456789")
+    return name, int(kind[len(name) :])
+
+
+def _joined(item_table: str, part: str) -> str:
+    return f"{item_table}.{part}" if part else item_table
 
 
 def patch_nbytes(arrays: Mapping[str, tuple[tuple[int, ...], int]]) -> int:

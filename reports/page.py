@@ -15,6 +15,7 @@ from reports.html import asset, content_policy, data_uri, write_whole
 from reports.palette import COLOURS
 from reports.shares import small_tables
 from reports.tables import Column, Line
+from reports.tiers import TIERS, TIERS_NOTE, tier_rows
 from simulation.runs import CONFIG, SUMMARY, Run
 
 _GLOSSARY = {
@@ -56,8 +57,6 @@ def render(runs: Sequence[Run]) -> str:
         "table": _table(runs, lines),
         "differences": _differences(lines),
         "shares": small_tables(lines),
-        "holdings_title": HOLDINGS,
-        "holdings_note": HOLDINGS_NOTE,
         "runs": [_about(run, tables.letter(i) if len(runs) > 1 else "") for i, run in enumerate(runs)],
     }
     try:
@@ -169,7 +168,11 @@ def _about(run: Run, letter: str) -> dict[str, Any]:
         "command": run.summary.get("command"),
         "leakage": run.summary.get("leakage", []),
         "examples": run.summary.get("examples", []),
-        "holdings": holding_rows(held, held),
+        "tables": [
+            titled
+            for titled in ((HOLDINGS, HOLDINGS_NOTE, holding_rows(held, held)), (TIERS, TIERS_NOTE, tier_rows(run)))
+            if titled[2]
+        ],
         "glossary": _GLOSSARY | protocol,
         "config": run.config_toml,
         "env": json.dumps(run.env, indent=2, ensure_ascii=False),

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from simulation.config.tables import EnergyTable, ExperimentConfig, PolicyTable
 from simulation.installing import Installed
 from simulation.network import PROFILES
-from simulation.objects import tiers
+from simulation.objects import link_of, tiers
 from simulation.prepare import Prepared
 from simulation.replay import Columns
 from simulation.schema import AT, DEVICE, DIRECTION, INSTALLATION_KINDS, KIND, NBYTES, UP
+from simulation.tier_profiles import joules_per_gflop
 
 Joules = NDArray[np.float64]
 MEGABIT = 8e-6  # in a byte
@@ -76,7 +77,7 @@ def radio_of(link: object, table: EnergyTable) -> Radio:
 
 def radios(config: ExperimentConfig) -> list[Radio]:
     """One per tier."""
-    return [radio_of(tier.link or config.network.link, config.device.energy) for tier in tiers(config)]
+    return [radio_of(link_of(config, tier), config.device.energy) for tier in tiers(config)]
 
 
 def radio_energy(radio: Radio, ledger: Columns, devices: int) -> Joules:
@@ -96,7 +97,9 @@ def radio_energy(radio: Radio, ledger: Columns, devices: int) -> Joules:
     return np.asarray(np.bincount(device, each, devices), np.float64)
 
 
-def reranking_energy(config: ExperimentConfig, policy: PolicyTable, tier: Installed, items: int) -> float:
+def reranking_energy(
+    config: ExperimentConfig, policy: PolicyTable, tier: Installed, items: int, *, j_per_gflop: float
+) -> float:
     """Joules of one step's reranking: one scoring of a full pool, and of the resident items where a device looks there.
 
     `items` is the size of the catalogue. NaN for a model that does not say what it costs (`flops(length, candidates)`).
@@ -105,7 +108,9 @@ def reranking_energy(config: ExperimentConfig, policy: PolicyTable, tier: Instal
     if not hasattr(model, "flops"):
         return float("nan")
     scored = policy.held(config.cloud.pool) + (round(policy.resident * items) if policy.own else 0)
-    return float(model.flops(config.device.history, scored)) / 1e9 * config.device.energy.j_per_gflop
+    goes_on = config.device.states == "incremental" and hasattr(model, "flops_step")
+    flops = model.flops_step(scored) if goes_on else model.flops(config.device.history, scored)
+    return float(flops) / 1e9 * j_per_gflop
 
 
 def device_energy(
@@ -122,5 +127,8 @@ def joules_per_step(prepared: Prepared, policy: PolicyTable, steps: Columns, led
     """Mean over all steps of a policy's replay, from its tables; NaN for a model that does not say what it costs."""
     config = prepared.config
     lived = np.bincount(steps[DEVICE], minlength=len(prepared.users)).astype(np.float64)
-    per_step = [reranking_energy(config, policy, tier, len(prepared.popular)) for tier in prepared.installed]
+    per_step = [
+        reranking_energy(config, policy, tier, len(prepared.popular), j_per_gflop=joules)
+        for tier, joules in zip(prepared.installed, joules_per_gflop(config), strict=True)
+    ]
     return float(device_energy(ledger, radios(config), prepared.timeline.tier, per_step, lived).sum() / lived.sum())

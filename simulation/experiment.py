@@ -30,6 +30,7 @@ from simulation.prepare import Prepared, prepare, serving
 from simulation.protocol import examples, leakage, protocol
 from simulation.replay import Columns, Wave
 from simulation.runs import decision_hash, folder_name, per_user_metrics, summarise, write_run
+from simulation.tier_profiles import tier_costs
 
 
 def ignore(line: str) -> None:
@@ -153,11 +154,12 @@ def write(
         "chosen": {label: {"price": c.price, "fusion": asdict(c.fusion)} for label, c in chosen.items()},
         "decision_hash": decision_hash(steps, ledger),
         "data": dict(prepared.audit) | {"name": prepared.split.data.name, "hash": prepared.split.data.content_hash()},
+        "tiers": tier_costs(prepared.config, prepared.installed, prepared.split.data.n_items),
         "protocol": protocol(job.config),
         "leakage": leakage(prepared.audit),
         "examples": examples(prepared, steps, shown),
     }
-    text = to_toml(job.config.model_dump(mode="json", by_alias=True, exclude_none=True))
+    text = to_toml(prepared.config.model_dump(mode="json", by_alias=True, exclude_none=True))
     return write_run(
         job.root,
         folder_name(job.config.name, text, job.config.seed),

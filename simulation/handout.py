@@ -22,12 +22,13 @@ from simulation.build import build
 from simulation.choosing.chosen import Chosen
 from simulation.config.tables import ExperimentConfig, TierTable
 from simulation.fingerprint import fingerprint
-from simulation.installing import Installed
+from simulation.installing import Installed, with_states
 from simulation.objects import is_personal, model_of, tiers
 from simulation.personalizing import device_half, untrained_method
 from simulation.prepare import Prepared, setups
 from simulation.replay import Shard, Timeline
 from simulation.shelf import given
+from simulation.slimming import is_slimmed, untrained_subnet
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ def untrained(config: ExperimentConfig, tier: TierTable, sizes: dict[str, int]) 
     """A tier's reranker without its parameters."""
     if is_personal(config, tier):
         return device_half(untrained_method(config, sizes))
+    if is_slimmed(config, tier):
+        return untrained_subnet(config, tier, sizes)
     plugin = model_of(config, tier)
     return as_device_model(build(plugin.class_, plugin.options, "[device.model]", **sizes))
 
@@ -107,10 +110,10 @@ def read_handout(folder: str) -> Handout:
     installed = []
     for number, tier in enumerate(tiers(config)):
         params = load_file(path / f"{number}.safetensors")
-        if config.device.runtime == "onnxruntime" and CONTENT in params:
+        if config.device.runtime != "torch" and CONTENT in params:
             model = build("device.models.onnx_file:OnnxFile", {"path": str(path / f"{number}.onnx")}, "[device.model]")
         else:
-            model = untrained(config, tier, given(about["n_items"], config.device.history))
+            model = with_states(config, untrained(config, tier, given(about["n_items"], config.device.history)))
         installed.append(Installed(model, params, 0, None))
     timeline = Timeline(**load_file(path / "timeline.safetensors"))
     chosen = {label: Chosen.from_json(values) for label, values in about["chosen"].items()}

@@ -8,17 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.item_rows import Rows
-from device.errors import ConfigError
+from device.errors import ConfigError, ContractError
+from device.incremental import Incremental
 from device.messages import encode_patch
 from device.model import DeviceModel, Parameters
+from device.models.incremental_torch import IncrementalTorch
 from device.models.personal_torch import PersonalTorch
-from device.models.torch_model import as_device_model
+from device.models.torch_model import TorchModel, as_device_model
 from device.seeds import rng
 from simulation.collaboration import STAGES, Course
 from simulation.config.tables import ExperimentConfig, TierTable
 from simulation.objects import is_personal, make_generator, model_of
 from simulation.personalizing import trained_method
 from simulation.shelf import Shelf, training_data
+from simulation.slimming import cut, dense, is_slimmed, spec_of, trained_elastic
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,13 @@ class Installed:
 def trained_reranker(config: ExperimentConfig, shelf: Shelf, tier: TierTable) -> Any:
     """A tier's reranker after its own training and the collaborative one that [device.collaboration] asks for.
 
-    Of a tier whose devices get patches it is the device half.
+    Of a tier whose devices get patches it is the device half, of one with a subnet the small dense module.
     """
     if is_personal(config, tier):
         return trained_method(config, shelf).device
+    if is_slimmed(config, tier):
+        large = trained_elastic(config, shelf, model_of(config, tier))
+        return dense(large, spec_of(config, tier, large))
     plugin, training = model_of(config, tier), config.device.training.options()
     made, _ = shelf.trained(plugin, training, f"[device.model] of tier {tier.name!r}")
     stages = STAGES[config.device.collaboration.training]
@@ -89,19 +95,23 @@ def install(config: ExperimentConfig, shelf: Shelf, tier: TierTable, folder: Pat
     """
     from torch import nn
 
+    if is_slimmed(config, tier) and config.device.runtime == "torch":
+        large = trained_elastic(config, shelf, model_of(config, tier))
+        return laid_out(config, Installed(*cut(large, spec_of(config, tier, large)), None))
     made = trained_reranker(config, shelf, tier)
     wrapped = PersonalTorch if is_personal(config, tier) else as_device_model
     if not isinstance(made, nn.Module):
         params = made.init(rng(config.seed, "device model", tier.name))
         return laid_out(config, Installed(made, params, len(encode_patch(params)), None))
-    if config.device.runtime == "onnxruntime":
+    if config.device.runtime != "torch":
         return exported(config, made, folder / tier.name)
     params = {k: v.numpy() for k, v in made.state_dict().items()}
     return laid_out(config, Installed(wrapped(made), params, len(encode_patch(params)), None))
 
 
 def laid_out(config: ExperimentConfig, made: Installed) -> Installed:
-    """The item table resident in full, resident as int8, or streamed row by row as int8."""
+    """The item table resident in full, resident as int8, or streamed row by row as int8; the model with its states."""
+    made = replace(made, model=with_states(config, made.model))
     if config.device.items == "resident":
         return made
     name = getattr(made.model, "item_table", None)
@@ -123,14 +133,37 @@ def laid_out(config: ExperimentConfig, made: Installed) -> Installed:
     return Installed(made.model, params, len(encode_patch(body)), rows)
 
 
+def with_states(config: ExperimentConfig, model: Any) -> Any:
+    """The model as one that goes on from its state where [device] states says so, else the model itself.
+
+    ConfigError for one that cannot.
+    """
+    if config.device.states == "recomputed":
+        return model
+    from torch import nn
+
+    where = '[device] states = "incremental"'
+    module = model.module if isinstance(model, TorchModel) else model
+    try:
+        found = IncrementalTorch(module) if isinstance(module, nn.Module) else module
+    except ContractError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if not isinstance(found, Incremental):
+        raise ConfigError(f"{where}: {type(model).__name__} keeps no state; give it start, advance and score_state")
+    return found
+
+
 def exported(config: ExperimentConfig, module: Any, folder: Path) -> Installed:
-    """The reranker as an ONNX file run by onnxruntime; the file is what is installed."""
+    """The reranker as an ONNX file, fp32 or int8, run by onnxruntime; the file is what is installed."""
     from device.export import export_onnx
     from device.models.onnx_file import OnnxFile
 
     if config.device.items != "resident":
-        raise ConfigError('[device] runtime = "onnxruntime" holds its item table in the file; use items = "resident"')
-    made = export_onnx(module, folder, length=config.device.history, candidates=config.cloud.pool, int8=False)
-    model = OnnxFile(made.files[0].path)
+        raise ConfigError(
+            f'[device] runtime = "{config.device.runtime}" holds its item table in the file; use items = "resident"'
+        )
+    int8 = config.device.runtime == "onnxruntime-int8"
+    made = export_onnx(module, folder, length=config.device.history, candidates=config.cloud.pool, int8=int8)
+    model = OnnxFile(made.files[-1].path)
     params = model.init(rng(config.seed, "device model"))
     return Installed(model, params, len(encode_patch(params)), None)

@@ -15,6 +15,7 @@ from simulation.personalizing import personalizer, trained_folder
 from simulation.prepare import prepare
 from simulation.runs import Run
 from simulation.shelf import Shelf
+from simulation.slimming import is_slimmed, supernet_folder
 
 
 def launch(
@@ -75,7 +76,8 @@ def export_tier(run_folder: Path, tier_name: str, out: Path, runs: Path) -> Expo
     tier = known[tier_name]
     plugin = personalizer(config).plugin if is_personal(config, tier) else model_of(config, tier)
     made = imported(plugin.class_, "[device.model]")
-    folder = trained_folder(config, shelf, tier)
+    slimmed = is_slimmed(config, tier)
+    folder = supernet_folder(config, shelf, plugin) if slimmed else trained_folder(config, shelf, tier)
     learns = isinstance(made, type) and issubclass(made, nn.Module)
     if learns and not (folder / "finished.json").exists():
         raise RunError(f"{folder}: no finished training of this run's reranker; name the run's folder with --runs")

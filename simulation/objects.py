@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.gateway import Carrier
-from cloud.generator import CandidateGenerator, as_generator
+from cloud.generator import CandidateGenerator, Timed, as_generator
 from cloud.generators.digits import DigitWriter
+from cloud.stream import Listens
 from device.errors import ConfigError, ContractError
 from device.policy import Learned, LearnedPolicy, RequestPolicy
+from device.profile import profile_of
 from device.seeds import draws
 from simulation import network
 from simulation.build import build
@@ -28,6 +30,8 @@ def make_split(table: DataTable, seed: int) -> Split:
     """Read (or make) the interactions and cut them into training, validation and test."""
     clock = Clock(table.clock.median_s, table.clock.sigma)
     split = table.split
+    if table.stream and (table.path is None or split.files is not None):
+        raise ConfigError("[data] stream needs one file or folder with recorded times; give [data] path, split by time")
     if split.files is not None:
         train, validation, test = (Path(f) if table.path is None else Path(table.path) / f for f in split.files)
         return pre_split(
@@ -53,6 +57,7 @@ def make_data(table: DataTable, seed: int, clock: Clock) -> Dataset:
         min_rating=table.min_rating,
         clock=clock,
         limit_users=table.users,
+        stream=table.stream,
     )
 
 
@@ -60,7 +65,13 @@ def make_generator(config: ExperimentConfig, shelf: Shelf) -> CandidateGenerator
     """The trained candidate generator, with the errors it is asked to make."""
     n, errors = shelf.split.data.n_items, config.cloud.generator_errors
     made, _ = shelf.trained(config.cloud.generator, config.cloud.training.options(), "[cloud.generator]")
+    if isinstance(made, Listens):
+        if shelf.split.data.outside is None:
+            raise ConfigError(f"[cloud.generator] {config.cloud.generator.class_} learns from [data] stream; set it")
+        made.listen(shelf.split.data.outside)
     generator = as_generator(made, n_items=n, length=shelf.length, hide_seen=config.cloud.hide_seen)
+    if errors is not None and isinstance(generator, Timed):
+        raise ConfigError("[cloud.generator_errors] are not made for a generator that looks at the time; take them out")
     return generator if errors is None else DigitWriter(generator, n, **errors.model_dump())
 
 
@@ -104,7 +115,12 @@ def make_policy(table: PolicyTable, learned: Learned | None = None) -> RequestPo
 
 def make_links(config: ExperimentConfig) -> list[Carrier]:
     """One link per tier."""
-    return [make_link(tier.link or config.network.link, config.network) for tier in tiers(config)]
+    return [make_link(link_of(config, tier), config.network) for tier in tiers(config)]
+
+
+def link_of(config: ExperimentConfig, tier: TierTable) -> str | Plugin:
+    """The link that a tier names, else that of its profile, else that of [network]."""
+    return tier.link or (profile_of(tier.profile).link if tier.profile else config.network.link)
 
 
 def make_link(link: str | Plugin, table: NetworkTable) -> Carrier:

@@ -24,7 +24,7 @@ from simulation.choosing.chosen import Chosen
 from simulation.config.tables import ExperimentConfig, PolicyTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split
-from simulation.installing import Installed, install
+from simulation.installing import Installed, install, with_states
 from simulation.objects import (
     assign_tiers,
     is_personal,
@@ -38,7 +38,10 @@ from simulation.objects import (
 from simulation.personalizing import personalization, trained_method, untrained_method
 from simulation.remembering import Remembering
 from simulation.replay import Timeline
+from simulation.searching import searched
 from simulation.shelf import Shelf, given
+from simulation.slimming import is_slimmed, untrained_subnet
+from simulation.tier_profiles import refuse_misfits
 
 Say = Callable[[str], None]
 
@@ -101,6 +104,7 @@ def setups(
             listed=0 if policy.delta else policy.listed(config.cloud.pool),
             own=policy.own,
             tier=number,
+            incremental=config.device.states == "incremental",
             lease=chosen.pricing.lease(number) if chosen.pricing else None,
         )
         for number, tier in enumerate(installed)
@@ -127,8 +131,10 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
         raise ConfigError("[data.split] leaves no test steps; lower leave_last, validation or min_train")
     shelf = Shelf(root / "models", split, config.seed, config.device.history, say, hide_seen=config.cloud.hide_seen)
     generator = make_generator(config, replace(shelf, length=config.cloud.history))
+    config = searched(config, shelf)
     with tempfile.TemporaryDirectory() as scratch:
         installed = tuple(install(config, shelf, tier, Path(scratch)) for tier in tiers(config))
+    refuse_misfits(config, installed)
     service = serves(config, split, generator, [one.rows for one in installed], assign_tiers(config, len(users)))
     if config.cloud.personalizer is not None:
         service = replace(service, personalization=personalization(config, trained_method(config, shelf)))
@@ -209,9 +215,12 @@ def try_plugins(config: ExperimentConfig) -> None:
     small = given(n_items=2, length=2)
     build(config.cloud.generator.class_, config.cloud.generator.options, "[cloud.generator]", **small)
     for tier in tiers(config):
-        if not is_personal(config, tier):
+        if is_slimmed(config, tier):
+            with_states(config, untrained_subnet(config, tier, small))
+        elif not is_personal(config, tier):
             plugin = model_of(config, tier)
-            build(plugin.class_, plugin.options, f"[device.model] of tier {tier.name!r}", **small)
+            made = build(plugin.class_, plugin.options, f"[device.model] of tier {tier.name!r}", **small)
+            with_states(config, made)
     if config.cloud.personalizer is not None:
         personalization(config, untrained_method(config, small))
 
@@ -225,7 +234,8 @@ def described(split: Split, audit: Mapping[str, Any]) -> str:
         if isinstance(value, float) and not name.endswith("events")
     ]
     events = ", ".join(f"{audit[f'{part}_events']:,} {part}" for part in ("train", "validation", "test"))
+    outside = f"; {len(data.outside):,} clicks of others, heard as they happen" if data.outside else ""
     return (
-        f"{data.name}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events ({events}); "
+        f"{data.name}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} events ({events}){outside}; "
         f"content {data.content_hash()[:12]}\nleakage audit: {', '.join(shares)}"
     )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.generator import CandidateGenerator, Generated
+from cloud.generator import CandidateGenerator, Generated, Timed, lists_at
 from device.model import Items
 from device.seeds import Draws
 
@@ -14,6 +14,7 @@ class Remembering:
     """Wraps a generator and keeps every list by its length, its history and its random key: (seed, device, step).
 
     The history belongs to it: after lost requests or a long silence the cloud may know another one at the same step.
+    So does the time, where the generator looks at it.
 
     What a request costs does not change: costs are kept with the list and charged every time.
 
@@ -26,20 +27,28 @@ class Remembering:
     def __init__(self, inner: CandidateGenerator, longest: int = 0) -> None:
         self.inner = inner
         self.longest = longest if getattr(inner, "nested", False) else 0
-        self._place: dict[tuple[int, int, bytes], int] = {}
+        self._place: dict[tuple[int, int, float | None, bytes], int] = {}
         self._made: list[Generated] = []
         self._all: Generated | None = None
 
     def generate(self, histories: Items, k: int, *, rng: Draws) -> Generated:
         """The lists of the wrapped generator."""
+        return self._lists(histories, k, None, rng)
+
+    def generate_at(self, histories: Items, k: int, *, at: NDArray[np.float64], rng: Draws) -> Generated:
+        """The lists of the wrapped generator for requests that leave at `at` [B]."""
+        return self._lists(histories, k, at if isinstance(self.inner, Timed) else None, rng)
+
+    def _lists(self, histories: Items, k: int, at: NDArray[np.float64] | None, rng: Draws) -> Generated:
         asked, k = k, max(k, self.longest)
         rows = map(bytes, np.ascontiguousarray(histories))
-        keys = [(k, key, row) for key, row in zip(rng.keys.tolist(), rows, strict=True)]
+        times = [None] * len(histories) if at is None else at.tolist()
+        keys = [(k, key, when, row) for key, when, row in zip(rng.keys.tolist(), times, rows, strict=True)]
         fresh = {one: i for i, one in reversed(list(enumerate(keys))) if one not in self._place}
         new = np.array(sorted(fresh.values()), np.int64)
         width = asked
         if len(new):
-            made = self.inner.generate(histories[new], k, rng=rng[new])
+            made = self._made_now(histories[new], k, None if at is None else at[new], rng[new])
             width = max(
                 asked, made.items.shape[1] - (k - asked)
             )  # a list that is too long is not hidden from who checks it
@@ -49,6 +58,11 @@ class Remembering:
             self._all = None
         picked = pick(self._together(), np.array([self._place[one] for one in keys], np.int64))
         return Generated(picked.items[:, :width], picked.scores[:, :width], picked.flops, picked.seconds)
+
+    def _made_now(self, histories: Items, k: int, at: NDArray[np.float64] | None, rng: Draws) -> Generated:
+        if at is None:
+            return self.inner.generate(histories, k, rng=rng)
+        return lists_at(self.inner, histories, k, at=at, rng=rng)
 
     def _together(self) -> Generated:
         if self._all is None:

@@ -1,76 +1,44 @@
 """CKI (AAAI 2025, arXiv 2501.07596): splice two trained nets of one shape, weight by weight, by their compatibility.
 
-    g  = a / pi atan(c (H(W1) - H(W2))) + 1/2      a = 0.4, c = 500; H = entropy of a layer's 10-bin histogram
-    l  = sigmoid(P |W1 - W2|)                      P: learned, square, one per layer
-    w1 = g (1 - exp(-g l)),  w2 = (1 - g) (1 - exp(-(1 - g) (1 - l)))
-    W  = s W1 + (1 - s) W2,  (s, 1 - s) = softmax(w1, w2)
+For the formulas see `cloud.personalizers.splicing`; the two nets are constants in them. What is deployed is spliced by
+the formula of the training; the released code deploys by another one, which is taken for a bug.
 
-The result is one network of the same shape, so inference costs what it did. As 0.3 < g < 0.7, w1 and w2 lie between 0
-and 0.36, and every share s between 0.41 and 0.59: soft splicing is always near the mean of the two nets.
+What is spliced: the released code takes the two-layer heads of nets of two seeds and puts the result behind the body
+and the item embeddings of the first, which go on learning together with P. Heads of two seeds do not agree on what a
+channel means, and a mean of such weights is neither net: that is left to the further training. So here both nets have
+one beginning. `CkiPersonal`, which a configuration can name, splices a static head with the dynamic one that DUET
+generates, offsets of the static one behind the same body; `Cki` splices two whole nets, of which one should have been
+trained further from the other, or both from a third.
 
-Trained are the maps P and the item embeddings; W1 and W2 stay as they are. What is deployed is spliced by the formula
-of the training; the released code deploys by another one, which is taken for a bug. Reconstructed: entropies in nats;
-the item table begins as the first net's; P works along the last axis of a weight.
+Reconstructed: the item table of `Cki` begins as the first net's; `CkiPersonal` learns in one training, where the
+released code trains both nets before P.
 """
 
 import copy
-import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from cloud.personalizers.duet import Duet, Loss, next_item_loss
+from cloud.personalizers.splicing import first_share, square
 from device.errors import ConfigError
 from device.models.personal_head import PersonalHead, head_layers
 from device.models.sasrec import SASRec
 from device.personal import Layout
 
-A, C, BINS = 0.4, 500.0, 10
 TABLE = "item.weight"
 
 
-def entropy(weights: Tensor, bins: int = BINS) -> Tensor:
-    """Entropy in nats [...] of the histograms of `weights` [..., n], each between its own least and largest value."""
-    low, high = weights.amin(-1, keepdim=True), weights.amax(-1, keepdim=True)
-    place = (weights - low) / (high - low).clamp_min(torch.finfo(weights.dtype).tiny)
-    place = (place * bins).long().clamp(max=bins - 1)
-    counts = torch.zeros(*weights.shape[:-1], bins, dtype=weights.dtype, device=weights.device)
-    counts.scatter_add_(-1, place, torch.ones_like(weights))
-    spread: Tensor = torch.special.entr(counts / weights.shape[-1]).sum(-1)
-    return spread
-
-
-def global_gate(first: Tensor, second: Tensor) -> Tensor:
-    """g [...] of the entropies [...] of two layers: how much the first is to be preferred, in (0.3, 0.7)."""
-    gate: Tensor = A / math.pi * torch.atan(C * (first - second)) + 0.5
-    return gate
-
-
-def share(g: Tensor, local: Tensor) -> Tensor:
-    """The share s of the first net's weights, elementwise, from g and l; the second net's is 1 - s."""
-    w1 = g * (1 - torch.exp(-g * local))
-    w2 = (1 - g) * (1 - torch.exp(-(1 - g) * (1 - local)))
-    return torch.sigmoid(w1 - w2)  # softmax of two
-
-
-def first_share(first: Tensor, second: Tensor, local_map: Tensor) -> Tensor:
-    """s of a layer `first` [*shape] spliced with one or many `second` [..., *shape]; `local_map` P is [d, d]."""
-    with torch.no_grad():
-        batch = second.shape[: second.dim() - first.dim()]
-        g = global_gate(entropy(first.flatten()), entropy(second.reshape(*batch, -1)))
-        g = g.view(*batch, *[1] * first.dim())
-    return share(g, torch.sigmoid((first - second).abs() @ local_map.T))
-
-
 class Cki(nn.Module):
-    """Static with static: two trained SASRecs of one shape, e.g. of two seeds, become one.
+    """Static with static: two trained SASRecs of one shape become one; learned are the maps P and the item embeddings.
 
-    Two nets trained from different initial weights need not agree on what a channel means; the item table, which is
-    trained on, has to make up for that. Nets that share their beginning splice better.
+    Of nets of two seeds it makes about a mean of unrelated weights, and the item embeddings have to make up for it.
 
     Args:
-        first, second: the trained nets; copied.
+        first, second: the trained nets, `second` trained further from `first` or both from a third; copied.
         loss: "softmax" over the catalogue (default), "bce" (the paper's) or "positions" (the trainer's), as in `Duet`.
         negatives: per positive, for "bce".
     """
@@ -154,35 +122,48 @@ class _Ask(nn.Module):
 
 
 class CkiPersonal(nn.Module):
-    """Static with dynamic: the shared head of a trained DUET spliced with the one generated for each device.
+    """CKI, static with dynamic: the shared head of a DUET spliced with the one that it generates for each device.
 
     W1 = B, W2 = B + z A, so what travels is (1 - s) z A: a patch of `head`, on DUET's device half, of the same bytes.
+    The two nets learn by DUET's loss, P and what lies before the heads by that of the spliced net too, whose gradients
+    stop at both heads.
 
     Args:
-        duet: trained, with `send = "weights"` and `alone` above 0 (else its shared head is no net of its own); copied.
-        loss, negatives: "softmax" (default) or "bce" (the paper's), as in `Duet`.
+        backbone: of the device, trained together with everything else.
+        code, uploaded, negatives: as in `Duet`.
+        alone: as in `Duet`; above 0, for otherwise the shared head is no net of its own.
+        loss: "softmax" (default) or "bce" (the paper's), as in `Duet`.
     """
 
-    def __init__(self, duet: Duet, *, loss: Loss = "softmax", negatives: int = 4) -> None:
+    def __init__(
+        self,
+        backbone: SASRec,
+        *,
+        code: int = 32,
+        uploaded: int | None = None,
+        alone: float = 0.1,
+        loss: Loss = "softmax",
+        negatives: int = 4,
+    ) -> None:
         super().__init__()
-        if duet.device.send != "weights" or not duet.alone or loss == "positions":
+        if not 0 < alone < 1 or loss == "positions":
             raise ConfigError(
-                f"CKI: send = {duet.device.send!r}, alone = {duet.alone}, loss = {loss!r}; it splices the heads of a "
-                "DUET with send = 'weights' and alone above 0, and learns by 'softmax' or 'bce'"
+                f"CKI: alone = {alone}, loss = {loss!r}; it splices two heads, so some rows, but not all, have to "
+                "learn with the shared one alone (0 < alone < 1), and it learns by 'softmax' or 'bce'"
             )
-        self.duet = copy.deepcopy(duet).requires_grad_(False)
-        self.duet.item.weight.requires_grad_(True)
-        self.n_items, self.length, self.loss, self.negatives = duet.n_items, duet.length, loss, negatives
-        self.maps = nn.ModuleList(square(duet.device.width) for _ in range(4))  # W1, b1, W2, b2
+        self.duet = Duet(backbone, code=code, uploaded=uploaded, alone=alone, loss=loss, negatives=negatives)
+        self.n_items, self.length = self.duet.n_items, self.duet.length
+        self.maps = nn.ModuleList(square(self.duet.device.width) for _ in range(4))  # W1, b1, W2, b2
 
     def reset(self) -> None:
-        """Draw the maps anew from torch's global generator; everything else stays as the trained DUET has it."""
+        """Draw all weights anew from torch's global generator."""
+        self.duet.reset()
         for local_map in self.maps:
             local_map.reset_parameters()  # type: ignore[operator]
 
     @property
     def device(self) -> PersonalHead:
-        """What is installed: DUET's device half, item embeddings trained on."""
+        """What is installed: DUET's device half."""
         return self.duet.device
 
     @property
@@ -192,10 +173,14 @@ class CkiPersonal(nn.Module):
 
     def patches(self, history: Tensor) -> dict[str, Tensor]:
         """`head` [B, P] for devices with `history` [B, L]."""
-        static, width = self.device.shared, self.device.width
-        generated = self.duet.patches(history)["head"]
-        layers = zip(head_layers(static, width), head_layers(generated, width), self.maps, strict=True)
-        return {"head": torch.cat([_let_through(*layer).flatten(1) for layer in layers], dim=1)}
+        return {"head": self._spliced(self.duet.patches(history)["head"])}
+
+    def _spliced(self, generated: Tensor) -> Tensor:
+        """(1 - s) `generated` [B, P]; gradients reach the maps alone."""
+        static, dynamic = self.device.shared.detach(), generated.detach()
+        layers = (head_layers(weights, self.device.width) for weights in (static, dynamic))
+        parts = [_let_through(*layer) for layer in zip(*layers, self.maps, strict=True)]
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def forward(self, history: Tensor, candidates: Tensor) -> Tensor:
         """Scores [B, C] of `candidates` [B, C] on devices whose patches were made of the same `history` [B, L]."""
@@ -207,19 +192,44 @@ class CkiPersonal(nn.Module):
         return self.device.catalogue(history, **self.patches(history))
 
     def training_loss(self, history: Tensor, target: Tensor, *, epoch: int, generator: torch.Generator) -> Tensor:
-        """Loss of the next items `target` [B] after `history` [B, L]."""
-        return next_item_loss(self, history, target, loss=self.loss, negatives=self.negatives, generator=generator)
+        """Losses of the dynamic and of the spliced net for the next items `target` [B] after `history` [B, L], added.
+
+        `Duet.alone` of the rows are of the static net in both.
+        """
+        state, generated = self.device.before(history), self.duet.patches(history)["head"]
+        kept_out = self.device.shared.detach() - self.device.shared  # zeros that take the gradient of W1 back
+        total = torch.zeros(())
+        for head in (generated, self._spliced(generated) + kept_out):
+            net: Any = _Behind(self.device, state, head)
+            total = total + next_item_loss(
+                net, history, target, loss=self.duet.loss, negatives=self.duet.negatives, generator=generator
+            )
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """Devices whose body has read its history, under the patches `head` [B, P], as `next_item_loss` takes a module."""
+
+    device: PersonalHead
+    state: Tensor  # [B, d]
+    head: Tensor
+
+    @property
+    def n_items(self) -> int:
+        return self.device.n_items
+
+    def catalogue(self, history: Tensor) -> Tensor:
+        return self.device.catalogue_behind(self.state, head=self.head)
+
+    def __call__(self, history: Tensor, candidates: Tensor) -> Tensor:
+        return self.device.behind(self.state, candidates, head=self.head)
 
 
 def _let_through(static: Tensor, generated: Tensor, local_map: nn.Module) -> Tensor:
     """(1 - s) of what was generated, [B, *shape], for `static` [*shape] spliced with `static + generated`."""
     weight: Tensor = local_map.weight  # type: ignore[assignment]
     return (1 - first_share(static, static + generated, weight)) * generated
-
-
-def square(width: int) -> nn.Linear:
-    """A learned map P, drawn by torch's default."""
-    return nn.Linear(width, width, bias=False)
 
 
 def _key(name: str) -> str:

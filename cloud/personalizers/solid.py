@@ -5,8 +5,9 @@ weights; a second one reads its items, each replaced by a decoded code of a sema
 weight by 0.01 at most: W = W_groups + clip(W_items, -0.01, 0.01). The device half and the wire are those of DUET.
 
 Reconstructed, where the sources are open or their way is not at hand:
-* Groups are k-means clusters of trained item embeddings, their centres are the codes (frozen) and the group embeddings
-  begin there. The released code takes the embeddings of a DUET trained on categories for that.
+* Groups are k-means clusters of the item embeddings of the trained model that it goes on from, their centres are the
+  codes (frozen) and the group embeddings begin there. The released code takes the embeddings of a DUET trained on
+  categories for that; groups that come from elsewhere (texts, pictures) are handed over as a `Codebook`.
 * The item embeddings begin as the trained ones, so that "the code nearest to an item" means something from the start.
 * The decoder, d -> 2 d -> d (32 -> 64 -> 32), has a ReLU between its layers.
 Other than in the released code the projections are trained; the shared part of the head is installed, as in `Duet`.
@@ -72,18 +73,29 @@ def codebook(table: NDArray[np.float32], count: int, *, seed: int) -> Codebook:
     return Codebook(table.astype(np.float32), groups, codes)
 
 
+def provisional(table: Tensor, count: int) -> Codebook:
+    """A codebook until one is found or loaded: item i of `table` [n_items + 1, d] in group (i - 1) mod `count`, + 1."""
+    numbers = table.detach().numpy().astype(np.float32)
+    groups = np.arange(-1, len(numbers) - 1) % count + 1
+    groups[0] = 0
+    codes = np.concatenate([np.zeros_like(numbers[:1]), numbers[1 : count + 1]])
+    return Codebook(numbers, groups, codes)
+
+
 class Solid(nn.Module):
-    """The device half with its shared head, and the two generators of the cloud.
+    """SOLID: the device half with its shared head, and the two generators of the cloud.
 
     Args:
-        backbone: of the device; its item table begins as that of `book`.
-        book: the semantic groups.
+        backbone: of the device; the item embeddings begin as its, or as those of a `Codebook`.
+        groups: so many, at most one per item, found by k-means when training begins; or a `Codebook`. The paper's data
+            have 490 to 760.
         code: numbers between each trunk and its projection.
         uploaded: how many of the newest items the cloud hears of; None = as many as the device uses.
         upload: what it hears. "items": their ids, 4 bytes each. "semantics": their groups, 1 or 2 bytes each; the
             device looks them up in a table of its own (1 or 2 bytes per item more to install). The cloud then cannot
             tell items of one group apart, neither when it generates nor from its logs, but still learns the order and
-            the groups of all recent items: a coarser profile, no anonymity.
+            the groups of all recent items: a coarser profile, no anonymity. A device of a run uploads its items anyway,
+            for its list; there "semantics" only says what patches are made of.
         alone, loss, negatives: as in `Duet`; loss "softmax" (default) or "bce" (the paper's).
     """
 
@@ -93,8 +105,8 @@ class Solid(nn.Module):
     def __init__(
         self,
         backbone: SASRec,
-        book: Codebook,
         *,
+        groups: int | Codebook = 500,
         code: int = 32,
         uploaded: int | None = None,
         upload: Upload = "items",
@@ -103,6 +115,10 @@ class Solid(nn.Module):
         negatives: int = 4,
     ) -> None:
         super().__init__()
+        if not isinstance(groups, int | Codebook) or groups is True or (isinstance(groups, int) and groups < 1):
+            raise ConfigError(f"SOLID: groups = {groups!r}; expected a number of 1 or more")
+        self.clusters = min(groups, backbone.n_items) if isinstance(groups, int) else 0  # to be found; 0 = none
+        book = provisional(backbone.item.weight, self.clusters) if isinstance(groups, int) else groups
         if book.table.shape != tuple(backbone.item.weight.shape):
             raise ConfigError(
                 f"SOLID: the codebook was made of a table {book.table.shape}, the backbone's is "
@@ -115,9 +131,8 @@ class Solid(nn.Module):
         self.length = max(self.uploaded, backbone.length)
         self.alone, self.loss, self.negatives = alone, loss, negatives
         width, size, self.id_bytes = self.device.width, head_size(self.device.width), book.id_bytes
-        holder = self if upload == "items" else self.device
         kind = torch.uint8 if book.id_bytes == 1 else torch.int16
-        holder.register_buffer("groups", torch.from_numpy(book.groups).to(kind))
+        self._holder.register_buffer("groups", torch.from_numpy(book.groups).to(kind))
         self.register_buffer("codes", torch.tensor(book.codes))
         self.register_buffer("table", torch.tensor(book.table), persistent=False)
         self.group = nn.Embedding(len(book.codes), width, padding_idx=0)
@@ -129,12 +144,24 @@ class Solid(nn.Module):
         self._draw()
 
     @property
+    def _holder(self) -> nn.Module:
+        """Who looks up an item's group."""
+        return self if self.upload == "items" else self.device
+
+    @property
     def layout(self) -> Layout:
         """What a patch holds."""
         return self.device.layout
 
     def reset(self) -> None:
-        """Draw all weights anew from torch's global generator; embeddings begin as those of the codebook."""
+        """Find the groups, if they are to be found, and draw all weights anew, from torch's global generator.
+
+        Embeddings begin as those of the codebook.
+        """
+        if self.clusters:
+            found = codebook(self.table.numpy(), self.clusters, seed=int(torch.randint(2**31, ())))
+            self._holder.get_buffer("groups").copy_(torch.from_numpy(found.groups))
+            self.codes.copy_(torch.from_numpy(found.codes))
         self.device.reset()
         self.group_trunk.reset()
         self.item_trunk.reset()

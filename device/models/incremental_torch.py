@@ -12,14 +12,13 @@ from torch.nn import functional as F
 from device.errors import ContractError
 from device.incremental import OnDemand, State
 from device.model import Items, Parameters, Scores
-from device.models.elastic import FREQUENCIES, ElasticBlock, ElasticSASRec
+from device.models.elastic import ElasticSASRec
 from device.models.gru4rec import GRU4Rec
+from device.models.ring_steps import RingSteps
 from device.models.sasrec import SASRec
 from device.models.torch_model import TorchModel
-from device.subnet import HEAD
 
 Tensors = dict[str, Tensor]
-SPEED = torch.tensor(FREQUENCIES).double()  # radians per position, rounded to float32 before, as in ElasticSASRec
 
 
 @runtime_checkable
@@ -50,7 +49,7 @@ class IncrementalTorch:
 
     def __init__(self, module: nn.Module) -> None:
         self._steps = steps_of(module)
-        self.inner = TorchModel(module)
+        self.inner, self.module = TorchModel(module), module
         self.item_table: str = self.inner.item_table
         self._params: Parameters | None = None
         self._table = torch.empty(0)
@@ -83,12 +82,26 @@ class IncrementalTorch:
         with torch.inference_mode():
             return _arrays(self._steps.step(dict(_tensors(state)), torch.from_numpy(item.astype(np.int64))))
 
+    def advance_at(
+        self, params: Parameters, state: State, item: NDArray[np.int32], held: State, rows: NDArray[np.int64]
+    ) -> None:
+        """See AdvancesInPlace."""
+        self._bind(params)
+        with torch.inference_mode():
+            known, ids = _tensors(state), torch.from_numpy(item.astype(np.int64))
+            if isinstance(self._steps, RingSteps):
+                after = self._steps.step_at(known, ids, _tensors(held), torch.from_numpy(rows))
+            else:
+                after = self._steps.step(dict(known), ids)
+            for name, value in after.items():
+                held[name][rows] = value.numpy()
+
     def score_state(self, params: Parameters, state: State, candidates: Items) -> Scores:
         """See Incremental."""
         self._bind(params)
         with torch.inference_mode():
             rows = F.embedding(torch.from_numpy(candidates), self._table)
-            scores: Scores = torch.einsum("be,bce->bc", self._steps.hidden(_tensors(state)), rows).numpy()
+            scores: Scores = (rows @ self._steps.hidden(_tensors(state))[:, :, None])[:, :, 0].numpy()
         return scores
 
     def catalogue_state(self, params: Parameters, state: State) -> Scores:
@@ -161,78 +174,6 @@ class GRUSteps:
     def hidden(self, state: Mapping[str, Tensor]) -> Tensor:
         """See Steps."""
         return state["last"]
-
-
-class RingSteps:
-    """ElasticSASRec in fewer and larger operations than its own `step`, which decide the time of a single position.
-
-    Per block i, "i.keys" [B, heads, HEAD, length], rotated, and "i.values" [B, heads, length, HEAD] are rings: the item
-    at position p is at place p % length, so one place is written, and what is multiplied lies as the product wants it.
-    position [B] int64 is the newest item's, 0 at the beginning; filled [B] int64 counts the places in use.
-    """
-
-    def __init__(self, module: ElasticSASRec) -> None:
-        self.module = module
-        self.maps = [fused(block) for block in module.blocks]
-
-    def begin(self, history: Tensor) -> Tensors:
-        """See Steps."""
-        made = self.module.begin(history)
-        state = {name: made[name] for name in ("filled", "position", "last")}
-        for number in range(len(self.maps)):
-            keys, values = (made[name][:, number].unflatten(2, (-1, HEAD)) for name in ("keys", "values"))
-            state[f"{number}.keys"] = keys.permute(0, 2, 3, 1).contiguous()
-            state[f"{number}.values"] = values.transpose(1, 2).contiguous()
-        return state
-
-    def step(self, state: Tensors, item: Tensor) -> Tensors:
-        """See Steps."""
-        module, row = self.module, torch.arange(len(item))
-        position, filled = state["position"] + 1, (state["filled"] + 1).clamp(max=module.length)
-        place, hidden, turn = position % module.length, unused(position, filled, module.length), far_turn(position)
-        x = module.enter(module.item(item))
-        for number, (block, (weight, bias)) in enumerate(zip(module.blocks, self.maps, strict=True)):
-            keys, values = state[f"{number}.keys"], state[f"{number}.values"]
-            mapped = F.linear(block.norm_attention(x), weight, bias).unflatten(1, (3, -1, HEAD))
-            query, key = turned(mapped[:, :2], turn).unbind(1)
-            keys[row, :, :, place], values[row, :, place] = key, mapped[:, 2]
-            fit = query[:, :, None] @ keys
-            seen = (fit if hidden is None else fit + hidden).softmax(-1) @ values
-            x = x + block.out(seen.flatten(1))
-            x = x + block.down(F.gelu(block.up(block.norm_ffn(x)), approximate="tanh"))
-        return {**state, "filled": filled, "position": position, "last": module.leave(module.norm(x))}
-
-    def hidden(self, state: Mapping[str, Tensor]) -> Tensor:
-        """See Steps."""
-        return state["last"]
-
-
-def fused(block: ElasticBlock) -> tuple[Tensor, Tensor]:
-    """One map [3 w, w] and its bias [3 w] for query, key and value, the queries divided by sqrt(HEAD)."""
-    query, others = block.query, (block.key, block.value)
-    weight = torch.cat([query.weight * HEAD**-0.5, *(part.weight for part in others)])
-    return weight, torch.cat([query.bias * HEAD**-0.5, *(part.bias for part in others)])
-
-
-def unused(position: Tensor, filled: Tensor, length: int) -> Tensor | None:
-    """[B, 1, 1, length] -inf at the places of a ring that hold no item yet, else 0; None where all rings are full."""
-    if bool((filled == length).all()):
-        return None
-    age = (position[:, None] - torch.arange(length)) % length
-    return torch.zeros(age.shape).masked_fill(age >= filled[:, None], float("-inf"))[:, None, None]
-
-
-def far_turn(position: Tensor) -> tuple[Tensor, Tensor]:
-    """(cosine, sine) [B, 1, 1, HEAD / 2] of the angles at `position` [B]; exact however far it is."""
-    angle = (position[:, None] * SPEED)[:, None, None]
-    return angle.cos().float(), angle.sin().float()
-
-
-def turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """x [..., HEAD] with channel i turned against channel i + HEAD / 2."""
-    first, second = x.chunk(2, dim=-1)
-    cosine, sine = turn
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
 def _arrays(state: Tensors) -> State:

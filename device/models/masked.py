@@ -7,6 +7,7 @@ reconstructed here: that a bias is a weight of its layer and has a bit too, and 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from device.errors import ConfigError
 from device.models.assembled import LAYERS, Encoder, linear
+from device.models.elastic import ElasticSASRec
 from device.models.sasrec import SASRec
 from device.personal import Layout, Part, Patches
+from device.subnet import HEAD
 
 
 def stored(layers: int, width: int, *, tied: bool) -> nn.Parameter:
@@ -29,7 +32,14 @@ def stored(layers: int, width: int, *, tied: bool) -> nn.Parameter:
 def through(weight: Tensor, mask: Tensor | None, layer: int) -> Tensor:
     """Weights of a layer as `linear` takes them: [d, d + 1] of all rows, or masked [B, d, d + 1]."""
     own = weight[layer % len(weight)]  # a single stored matrix serves every layer
-    return own if mask is None else own * mask[:, layer]
+    return own if mask is None else own * numbers(mask[:, layer])
+
+
+def numbers(mask: Tensor) -> Tensor:
+    """Bits as float32 0 and 1; numbers as they are."""
+    if mask.dtype != torch.bool:
+        return mask
+    return mask.view(torch.uint8).float()  # bytes become floats seven times faster than truth values do
 
 
 def draw(weight: Tensor) -> None:
@@ -49,9 +59,12 @@ class MaskedHead(nn.Module):
     With width 32 and depth 2 a mask has 2 x 32 x 33 = 2,112 bits = 264 bytes.
 
     Args:
-        n_items, width, blocks, heads, length, dropout: as those of `device.models.sasrec.SASRec`.
+        n_items, width, blocks, length, dropout: as those of `device.models.sasrec.SASRec`.
+        heads: of the attention; None = 2, or with relative positions one per 8 channels, the only choice there.
         depth: layers of the head.
         tied: they share one stored matrix (DIETING).
+        relative: positions count from item to item (`device.models.elastic.ElasticSASRec`), so that the body can go on
+            from a state item by item. Not in the paper.
     """
 
     item_table = "body.item.weight"
@@ -62,15 +75,17 @@ class MaskedHead(nn.Module):
         *,
         width: int = 32,
         blocks: int = 2,
-        heads: int = 2,
+        heads: int | None = None,
         length: int = 50,
         dropout: float = 0.2,
         depth: int = 2,
         tied: bool = False,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         self.n_items, self.width, self.length, self.depth = n_items, width, length, depth
-        self.body = SASRec(n_items, width=width, blocks=blocks, heads=heads, length=length, dropout=dropout)
+        sizes = {"width": width, "blocks": blocks, "length": length, "dropout": dropout}
+        self.body = _body(n_items, heads, sizes, relative=relative)
         self.weight = stored(depth, width, tied=tied)
         self.layout: Layout = {"mask": Part((depth, width, width + 1), "bool")}
         self.reset()
@@ -91,14 +106,27 @@ class MaskedHead(nn.Module):
 
     def forward(self, history: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores [B, C] of `candidates` [B, C] after `history` [B, L]; `mask` [B, depth, d, d + 1], 0 or 1."""
-        return torch.einsum("bd,bcd->bc", self._newest(history, mask), self.item(candidates))
+        return self.behind(self.before(history), candidates, mask)
 
     def catalogue(self, history: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores [B, n_items + 1] of the whole catalogue; column 0 (padding) is meaningless."""
-        return self._newest(history, mask) @ self.item.weight.T
+        return self.catalogue_behind(self.before(history), mask)
 
-    def _newest(self, history: Tensor, mask: Tensor | None) -> Tensor:
-        return self._head(self.body._encode(history, newest=True), mask)[:, -1]
+    def before(self, history: Tensor) -> Tensor:
+        """States [B, d] of the body after `history` [B, L], on which masks have no influence."""
+        made = self.body._encode(history, newest=True)
+        return (made[0] if isinstance(made, tuple) else made)[:, -1]
+
+    def behind(self, state: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Scores [B, C] of `candidates` [B, C] by states [B, d] of the body."""
+        return torch.einsum("bd,bcd->bc", self._newest(state, mask), self.item(candidates))
+
+    def catalogue_behind(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Scores [B, n_items + 1] of the whole catalogue by states [B, d] of the body."""
+        return self._newest(state, mask) @ self.item.weight.T
+
+    def _newest(self, state: Tensor, mask: Tensor | None) -> Tensor:
+        return self._head(state[:, None], mask)[:, -1]
 
     def _head(self, x: Tensor, mask: Tensor | None) -> Tensor:
         for layer in range(self.depth):
@@ -114,6 +142,16 @@ class MaskedHead(nn.Module):
         units = alive(patches).sum(-1)
         read = np.concatenate([np.full((len(units), 1), self.width), units[:, :-1]], axis=1)
         return self.body.flops(length, 0) + 2.0 * ((read * units).sum(1) + candidates * units[:, -1])
+
+
+def _body(n_items: int, heads: int | None, sizes: dict[str, Any], *, relative: bool) -> SASRec | ElasticSASRec:
+    """What stands before the head; with relative positions its items are as wide as its states."""
+    width = sizes["width"]
+    if not relative:
+        return SASRec(n_items, heads=2 if heads is None else heads, **sizes)
+    if heads not in (None, width // HEAD):
+        raise ConfigError(f"relative = true with heads = {heads}: a head has {HEAD} channels there; leave heads out")
+    return ElasticSASRec(n_items, items=width, **sizes)
 
 
 class MaskedSASRec(nn.Module):

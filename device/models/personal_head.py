@@ -132,20 +132,31 @@ class PersonalHead(nn.Module):
         self, history: Tensor, candidates: Tensor, *, head: Tensor | None = None, code: Tensor | None = None
     ) -> Tensor:
         """Scores [B, C] of `candidates` [B, C] after `history` [B, L], with the patches `head` or `code` if given."""
-        x = self.personal(self._state(history), head=head, code=code)
-        return torch.einsum("bd,bcd->bc", x, self.backbone.item(candidates))
+        return self.behind(self.before(history), candidates, head=head, code=code)
 
     def catalogue(self, history: Tensor, *, head: Tensor | None = None, code: Tensor | None = None) -> Tensor:
         """Scores [B, n_items + 1] of the whole catalogue; column 0 (padding) is meaningless."""
-        return self.personal(self._state(history), head=head, code=code) @ self.backbone.item.weight.T
+        return self.catalogue_behind(self.before(history), head=head, code=code)
 
     def states(self, history: Tensor) -> Tensor:
         """Outputs [B, L, d] of the shared head after each position of `history` [B, L]."""
         x = self.backbone.states(history)
         return self.personal(x.flatten(0, 1)).view_as(x)
 
-    def _state(self, history: Tensor) -> Tensor:
+    def before(self, history: Tensor) -> Tensor:
+        """States [B, d] of the backbone after `history` [B, L], on which patches have no influence."""
         return self.backbone._encode(history, newest=True)[:, -1]  # the last block works for one position only
+
+    def behind(
+        self, state: Tensor, candidates: Tensor, *, head: Tensor | None = None, code: Tensor | None = None
+    ) -> Tensor:
+        """Scores [B, C] of `candidates` [B, C] by states [B, d] of the backbone."""
+        x = self.personal(state, head=head, code=code)
+        return torch.einsum("bd,bcd->bc", x, self.backbone.item(candidates))
+
+    def catalogue_behind(self, state: Tensor, *, head: Tensor | None = None, code: Tensor | None = None) -> Tensor:
+        """Scores [B, n_items + 1] of the whole catalogue by states [B, d] of the backbone."""
+        return self.personal(state, head=head, code=code) @ self.backbone.item.weight.T
 
     def flops(self, length: int, candidates: int) -> float:
         """Floating-point operations of one `forward` for one user, the making of the head from a code included."""

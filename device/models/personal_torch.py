@@ -1,6 +1,7 @@
 """Makes a personalised device model of the device half of a torch method."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,10 +23,18 @@ class PersonalTorch:
     `unpatched() -> dict[str, Tensor [*shape]]`. For the rest see TorchModel; `params` are the shared weights, those of
     this module only.
 
+    The model is Headed where the module has `before(history)` -> state [B, d], `behind(state, candidates, **patch)` ->
+    [B, C] and `catalogue_behind(state, **patch)` -> [B, n + 1]. These three look at a copy of the last `params` they
+    saw, found again by the mapping's identity, so an array changed in place is not seen.
+
     Raises ContractError as TorchModel does, and for a module without a layout.
     """
 
-    item_table: str  # set only where the module has it, so that isinstance(model, HasItemTable) tells the truth
+    # set only where the module has them, so that isinstance(model, HasItemTable) and (model, Headed) tell the truth
+    item_table: str
+    before: Callable[[Parameters, Items], Scores]
+    behind: Callable[[Parameters, Patches, Scores, Items], Scores]
+    catalogue_behind: Callable[[Parameters, Patches, Scores], Scores]
 
     def __init__(self, module: nn.Module) -> None:
         if not isinstance(getattr(module, "layout", None), Mapping) or not module.layout:
@@ -36,6 +45,9 @@ class PersonalTorch:
         self.layout: Layout = dict(module.layout)
         if hasattr(module, "item_table"):
             self.item_table = str(module.item_table)
+        self._halves, self._params = module, cast(Parameters | None, None)
+        if hasattr(module, "before"):
+            self.before, self.behind, self.catalogue_behind = self._before, self._behind, self._catalogue_behind
 
     def init(self, rng: np.random.Generator) -> Parameters:
         """See TorchModel."""
@@ -62,8 +74,27 @@ class PersonalTorch:
 
     def score_personal(self, params: Parameters, patches: Patches, history: Items, candidates: Items) -> Scores:
         """Scores [B, C] float32, row b by row b of `patches`."""
-        tensors = {name: as_tensor(patches[name]) for name in self.layout}
-        return self.shared.score(params, history, candidates, **tensors)
+        return self.shared.score(params, history, candidates, **self._patch(patches))
+
+    def _before(self, params: Parameters, history: Items) -> Scores:
+        return self._asked(params, lambda halves: halves.before(torch.from_numpy(history.astype(np.int64))))
+
+    def _behind(self, params: Parameters, patches: Patches, state: Scores, candidates: Items) -> Scores:
+        known, pool = torch.tensor(state), torch.from_numpy(candidates.astype(np.int32))
+        return self._asked(params, lambda halves: halves.behind(known, pool, **self._patch(patches)))
+
+    def _catalogue_behind(self, params: Parameters, patches: Patches, state: Scores) -> Scores:
+        return self._asked(params, lambda halves: halves.catalogue_behind(torch.tensor(state), **self._patch(patches)))
+
+    def _patch(self, patches: Patches) -> dict[str, Tensor]:
+        return {name: as_tensor(patches[name]) for name in self.layout}
+
+    def _asked(self, params: Parameters, ask: Callable[[Any], Tensor]) -> Scores:
+        if params is not self._params:
+            self._halves, self._params = self.shared.loaded(params).requires_grad_(False).eval(), params
+        with torch.inference_mode():
+            found: Scores = ask(self._halves).to(torch.float32).numpy()
+        return found
 
 
 def as_tensor(values: NDArray[np.generic]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from device.errors import ConfigError
 from device.model import Items, Parameters, Scores
 from device.models.torch_model import TorchModel
-from device.subnet import Size, SubnetSpec, leading, rounded
+from device.subnet import Size, SubnetSpec, Table, as_read, leading
 
 
 @runtime_checkable
@@ -43,14 +43,15 @@ def narrowed(large: nn.Module, spec: SubnetSpec) -> nn.Module:
 
     It computes on contiguous copies of the leading channels, so that in eval mode it equals the dense slice bit for
     bit. Its int8 table is rounded as the installed one is, with the gradient of the unrounded table (straight-through,
-    Bengio et al. 2013). It shows the weights of now: make another one after an optimiser step.
+    Bengio et al. 2013); one of codes or buckets is so in eval mode only, for these are fitted after training. It shows
+    the weights of now: make another one after an optimiser step.
     """
     small = skeleton(large, spec).train(large.training)
     stacks, weights = _stacks(large), dict(large.named_parameters())
     for name, empty in list(small.named_parameters()):
         cut = _leading(weights[name], tuple(empty.shape), stacks.get(name, 1))
-        if name == large.item_table and spec.table == "int8":
-            cut = straight_through(cut)
+        if name == large.item_table and (kind := (spec.in_training if large.training else spec).table) != "float32":
+            cut = straight_through(cut) if kind == "int8" else fitted(cut, kind)
         owner, _, leaf = name.rpartition(".")
         part = small.get_submodule(owner)
         delattr(part, leaf)
@@ -72,6 +73,12 @@ def straight_through(table: Tensor) -> Tensor:
     with torch.no_grad():
         scale = table.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
         read = torch.round(table / scale) * scale
+    return read + (table - table.detach())
+
+
+def fitted(table: Tensor, kind: Table) -> Tensor:
+    """`table` [n + 1, e] as a device reads it from its codes or buckets, with the gradient of `table`."""
+    read = torch.from_numpy(as_read(table.detach().cpu().numpy(), kind)).to(table.device)
     return read + (table - table.detach())
 
 
@@ -110,14 +117,14 @@ class SlimmableTorch:
         return specs
 
     def slice(self, params: Parameters, spec: SubnetSpec) -> Parameters:
-        """Leading channels and first blocks of `params`, dense copies; an int8 table as the device reads it."""
+        """Leading channels and first blocks of `params`, dense copies; the table as the device reads it."""
         stacks, small = _stacks(self.module), skeleton(self.module, spec)
         cut = {
             name: leading(params[name], tuple(empty.shape), stacks.get(name, 1))
             for name, empty in small.state_dict().items()
         }
-        if spec.table == "int8":
-            cut[self.item_table] = rounded(cut[self.item_table])
+        if spec.table != "float32":
+            cut[self.item_table] = as_read(cut[self.item_table], spec.table)
         return cut
 
     def subnet(self, spec: SubnetSpec) -> TorchModel:

@@ -15,6 +15,7 @@ import numpy as np
 
 from device.scoring import SCORING_BATCH
 from simulation.bench.devices import bench_devices
+from simulation.bench.personal import bench_personal
 from simulation.config.read import check
 from simulation.config.tables import ExperimentConfig
 from simulation.experiment import Job
@@ -141,7 +142,12 @@ def one_size(users: int, steps: int) -> dict[str, Any]:
     }
 
 
-BENCHMARKS: dict[str, Callable[[Say], dict[str, Any]]] = {"engine": engine, "scale": scale, "devices": bench_devices}
+def devices(say: Say) -> dict[str, Any]:
+    """States against whole histories, and personal masks against a loop."""
+    return bench_devices(say) | {"personal": bench_personal(say)}
+
+
+BENCHMARKS: dict[str, Callable[[Say], dict[str, Any]]] = {"engine": engine, "scale": scale, "devices": devices}
 
 
 if __name__ == "__main__":

@@ -8,17 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.gateway import Service
+from cloud.generator import lists_at
 from cloud.memory import wanting
 from device.errors import ContractError
 from device.fusion import OWN, Fuses, normalised
 from device.messages import Codec, Replies, decode_replies, encode_replies
 from device.model import Items, Scores
+from device.personal import Patches
 from device.policy import Experience, RequestPolicy, Urgency, View
 from device.pool import joined
 from device.ranking import Ranking
 from device.row_cache import member
 from device.seeds import Draws, draws
 from device.setup import Setup
+from simulation.choosing.patched import held, patched, renewed
 from simulation.choosing.rehearsal import Rehearsal
 from simulation.metrics import NDCG
 
@@ -32,6 +35,7 @@ class Recorder:
 
     policy: RequestPolicy
     views: list[View] = field(default_factory=list)
+    patches: list[Patches] = field(default_factory=list)  # that the devices of each view held
 
     def urgency(self, view: View, draws: Draws) -> Urgency:
         """The other's; all that the view computes on demand is computed now, for the fleet will move on."""
@@ -39,6 +43,7 @@ class Recorder:
         with suppress(ContractError):  # a model without a state: policies that want one will say so
             _ = view.state, view.asked_state
         self.views.append(view)
+        self.patches.append(held(view))
         return self.policy.urgency(view, draws)
 
 
@@ -52,14 +57,18 @@ class Pools:
 
 
 def gather(rehearsal: Rehearsal, setups: Sequence[Setup], horizon: int) -> Experience:
-    """Experience under the policy and price of `setups`, `horizon` steps ahead; replies are taken to come at once."""
+    """Experience under the policy and price of `setups`, `horizon` steps ahead; replies are taken to come at once.
+
+    Devices score under the patch that they hold, after a request under the one that comes with it; where only some
+    replies bring one, this is taken to bring none.
+    """
     recorders = [Recorder(setup.policy) for setup in setups]
     rehearsal.run([replace(setup, policy=recorder) for setup, recorder in zip(setups, recorders, strict=True)])
     views, parts = [], []
     for setup, recorder in zip(setups, recorders, strict=True):
-        for view in recorder.views:
+        for view, patches in zip(recorder.views, recorder.patches, strict=True):
             views.append(view)
-            parts.append(branches(rehearsal, setup, view, horizon))
+            parts.append(branches(rehearsal, setup, view, patches, horizon))
     kept, fresh, shown = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Experience(views, kept, fresh, shown)
 
@@ -70,12 +79,16 @@ def together(parts: Sequence[Experience]) -> Experience:
     return Experience(views, *(np.concatenate([getattr(p, n) for p in parts]) for n in ("kept", "fresh", "shown")))
 
 
-def branches(rehearsal: Rehearsal, setup: Setup, view: View, horizon: int) -> tuple[Rewards, Rewards, Rewards]:
-    """(kept, fresh, shown) [B, horizon] of one wave's view."""
+def branches(
+    rehearsal: Rehearsal, setup: Setup, view: View, patches: Patches, horizon: int
+) -> tuple[Rewards, Rewards, Rewards]:
+    """(kept, fresh, shown) [B, horizon] of one wave's view, whose devices hold `patches` [B, *shape]."""
     made = view.step[:, None] - view.age
     kept = Pools(view.candidates.copy(), view.cloud_scores, made)
     told = taken_so_far(rehearsal, view.device, view.step, rehearsal.service.history)
     fresh = asked(rehearsal.service, setup, view, kept, told)
+    own = renewed(rehearsal.service, view, told, patches)
+    before, after = (replace(setup, scorer=patched(setup.scorer, view.device, one)) for one in (patches, own))
     out = np.full((3, len(view.device), horizon), np.nan, np.float32)
     steps = (rehearsal.timeline.items != 0).sum(1)[view.device]
     for ahead in range(1, horizon + 1):
@@ -84,9 +97,12 @@ def branches(rehearsal: Rehearsal, setup: Setup, view: View, horizon: int) -> tu
             break
         device, step = view.device[rows], view.step[rows] + ahead - 1  # observed before that step is ranked
         target = rehearsal.timeline.items[device, step]
-        for numbers, pools, fusions in (([0, 2], kept, (setup.fusion, CloudOrder())), ([1], fresh, (setup.fusion,))):
+        for numbers, one, pools, fusions in (
+            ([0, 2], before, kept, (setup.fusion, CloudOrder())),
+            ([1], after, fresh, (setup.fusion,)),
+        ):
             part = Pools(pools.items[rows], pools.cloud[rows], pools.made[rows])
-            found = rewards(rehearsal, setup, part, (device, step, target), fusions)
+            found = rewards(rehearsal, one, part, (device, step, target), fusions)
             for branch, values in zip(numbers, found, strict=True):
                 out[branch, rows, ahead - 1] = values
         if setup.hide_seen:
@@ -98,7 +114,7 @@ def branches(rehearsal: Rehearsal, setup: Setup, view: View, horizon: int) -> tu
 def asked(service: Service, setup: Setup, view: View, kept: Pools, histories: Items) -> Pools:
     """The pools after a request whose reply comes at once, with scores as they survive the way."""
     rng = draws(service.seed, "generator", view.device, view.step)
-    made = service.generator.generate(histories, service.pool, rng=rng)
+    made = lists_at(service.generator, histories, service.pool, at=view.at, rng=rng)
     known = ~wanting(made.items, kept.items) if service.delta_slots else made.items == 0
     order = np.argsort(known, axis=1, kind="stable")
     listed, said = (np.take_along_axis(np.where(known, 0, part), order, axis=1) for part in (made.items, made.scores))

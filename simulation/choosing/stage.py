@@ -47,7 +47,10 @@ class Stage:
         return [replace(setup, scorer=self.scorer(policy, setup)) for setup in made]
 
     def scorer(self, policy: PolicyTable, setup: Setup) -> Scorer:
-        """One per tier and resident share; where rows are streamed or devices hold patches, nothing is shared."""
+        """One per tier and resident share; nothing is shared where rows are streamed or devices hold patches.
+
+        When a patch came depends on the policy, and scores on the patch.
+        """
         assert isinstance(setup.scorer, ModelScorer)
         if setup.cache_rows or isinstance(setup.scorer.model, Personalized):
             return setup.scorer
@@ -55,7 +58,8 @@ class Stage:
         if name not in self.scorers:
             lived = self.base.timeline
             history = lived.histories[:, -self.prepared.config.device.history :]
-            self.scorers[name] = shared(setup.scorer, len(lived.devices), lived.steps, history)
+            going_on = lived.items if setup.incremental else None
+            self.scorers[name] = shared(setup.scorer, len(lived.devices), lived.steps, history, going_on=going_on)
         return self.scorers[name]
 
 

@@ -176,3 +176,30 @@ def lag(config: ConfigPath, set_: Overrides = None, runs: Runs = Path("runs"), a
     else:
         print((folder / "results.md").read_text())
         Console().print(f"files   {folder}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def devices(
+    config: ConfigPath,
+    set_: Overrides = None,
+    seeds: Annotated[str | None, typer.Option(help="Instead of the seeds of the file, e.g. 1,2,3.")] = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Device methods over the same lists, paired per user: accuracy, bytes, operations, milliseconds.
+
+    CONFIG: a TOML file that lists methods, see configs/devices-beauty.toml. Writes NAME-HASH-devices.
+    """
+    from simulation.commands.advice import seeds_override
+    from simulation.config.study import load_study
+    from simulation.devices.report import devices_report
+
+    more = [] if seeds is None else [seeds_override(seeds).removeprefix("sweep.")]
+    study = load_study(config, [*(set_ or []), *more])
+    with progress_bar() as (say, _):
+        folder = devices_report(study, runs, say, command="tandemrec " + " ".join(sys.argv[1:]))
+    if as_json:
+        print_json(json.loads((folder / "summary.json").read_text()) | {"folder": str(folder)})
+    else:
+        print((folder / "table.md").read_text())
+        Console().print(f"files   {folder}", highlight=False, soft_wrap=True)

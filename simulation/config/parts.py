@@ -70,6 +70,27 @@ class PersonalizerTable(BaseModel):
         return self.when.every if isinstance(self.when, EveryTable) else int(self.when == "request")
 
 
+SEARCH = "search"
+"""Stands for a tier's subnet that is yet to be found."""
+
+
+class LimitsTable(Table):
+    """What a subnet may cost a tier's devices (`cloud.matchnas:Limits`)."""
+
+    flops: float | None = Field(default=None, gt=0)
+    nbytes: float | None = Field(default=None, gt=0)
+    latency_s: float | None = Field(default=None, gt=0)
+
+
+class UnlabelledTable(Table):
+    """What a supernet learns from items without feedback (`cloud.unlabelled:Unlabelled`)."""
+
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    candidates: int = Field(default=100, ge=2)
+    weight: float = Field(default=1.0, gt=0)
+    dropped: float = Field(default=0.2, ge=0, lt=1)
+
+
 class SplitTable(Table):
     """`split = { leave_last = 3, validation = 1, min_train = 1 }`, `{ global_time = [0.8, 0.9] }` or three files."""
 
@@ -106,6 +127,7 @@ class DataTable(Table):
     k_core: int = Field(default=0, ge=0)
     min_rating: float | None = None
     users: int | None = Field(default=None, ge=2, description="so many users, the same for every seed")
+    stream: bool = Field(default=False, description="the other users' clicks are what the cloud sees happen")
     split: SplitTable = SplitTable(leave_last=3)
     clock: ClockTable = ClockTable()
     synthetic: SyntheticTable = SyntheticTable()

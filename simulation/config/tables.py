@@ -4,7 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simulation.config.parts import DataTable, PersonalizerTable, Plugin, Table, TrainingTable
+from simulation.config.parts import (
+    DataTable,
+    LimitsTable,
+    PersonalizerTable,
+    Plugin,
+    Table,
+    TrainingTable,
+    UnlabelledTable,
+)
 
 
 class ErrorsTable(Table):
@@ -58,7 +66,10 @@ class TierTable(Table):
     name: str
     share: float = Field(gt=0)
     model: Plugin | None = None
+    subnet: str | None = None
+    limits: LimitsTable | None = None
     link: str | Plugin | None = None
+    profile: str | None = None
 
 
 class FusionTable(Table):
@@ -83,6 +94,16 @@ class CollaborationTable(Table):
     patience: int = Field(default=0, ge=0)
 
 
+class SupernetTable(Table):
+    """How the elastic model whose subnets the tiers run is trained (`cloud.supernet:Supernet`)."""
+
+    random: int = Field(default=2, ge=0)
+    negatives: Annotated[int, Field(ge=1)] | Literal["all"] = 256
+    distilled: float = Field(default=0.5, ge=0, le=1)
+    subnets: tuple[str, ...] = Field(default=(), strict=False)
+    unlabelled: UnlabelledTable | None = None
+
+
 class EnergyTable(Table):
     """What a device's radio and processor draw; what is left out is that of the link's kind of radio."""
 
@@ -92,7 +113,7 @@ class EnergyTable(Table):
     tail_s: float | None = Field(default=None, ge=0)
     up_j_per_byte: float | None = Field(default=None, ge=0)
     down_j_per_byte: float | None = Field(default=None, ge=0)
-    j_per_gflop: float = Field(default=1.0, ge=0)
+    j_per_gflop: float | None = Field(default=None, ge=0)
 
 
 class DeviceTable(Table):
@@ -101,13 +122,16 @@ class DeviceTable(Table):
     model: Plugin | None = None
     training: TrainingTable = TrainingTable()
     collaboration: CollaborationTable = CollaborationTable()
+    supernet: SupernetTable | None = None
     policy: "PolicyTable | None" = None
     tiers: tuple[TierTable, ...] = Field(default=(), strict=False)
+    speeds: str | None = None
     history: int = Field(default=50, ge=1)
     fusion: FusionTable | None = None
     items: Literal["resident", "resident-int8", "streamed"] = "resident"
     cache_rows: int = Field(default=512, ge=1)
-    runtime: Literal["torch", "onnxruntime"] = "torch"
+    runtime: Literal["torch", "onnxruntime", "onnxruntime-int8"] = "torch"
+    states: Literal["recomputed", "incremental"] = "recomputed"
     slate: int = Field(default=10, ge=1)
     energy: EnergyTable = EnergyTable()
 

@@ -3,13 +3,16 @@
 import importlib.util
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from cloud.generator import as_generator, check_lists
+from cloud.generator import as_generator, check_lists, lists_at
 from cloud.sequences import Sequences
+from cloud.stream import Listens
 from device.check import Finding, check_device_model
 from device.errors import ConfigError, ContractError, TandemError
 from device.seeds import draws, rng
@@ -18,7 +21,9 @@ from simulation.config.parts import Plugin
 from simulation.config.read import apply, check
 from simulation.conformance.made_up import CANDIDATES, LENGTH, N_ITEMS, ROWS
 from simulation.conformance.personalizers import personalizer
-from simulation.conformance.policies import finding, policy
+from simulation.conformance.policies import finding, named, policy
+from simulation.conformance.streams import ASKED_AT, clicks, hearing
+from simulation.conformance.traits import traits
 from simulation.shelf import built
 
 
@@ -64,25 +69,42 @@ def importable(path: str) -> str:
 
 
 def device_model(made: Any) -> list[Finding]:
-    """Every finding of `device.check`."""
-    return list(check_device_model(made, n_items=N_ITEMS, length=LENGTH, candidates=CANDIDATES).findings)
+    """Every finding of `device.check`, and where there is none of a mistake, those about the traits it has.
+
+    A model with `fit` that is no torch module is fitted first, as an experiment would.
+    """
+    if hasattr(made, "fit") and not isinstance(made, nn.Module):
+        try:
+            made.fit(lived())
+        except Exception as error:
+            cure = "fit(sequences) gets cloud.sequences.Sequences: items, starts and ends"
+            return [Finding("fit", False, f"raised {named(error)}; {cure}")]
+    findings = list(check_device_model(made, n_items=N_ITEMS, length=LENGTH, candidates=CANDIDATES).findings)
+    return findings + (traits(made) if all(found.ok for found in findings) else [])
+
+
+def lived() -> Sequences:
+    """Twenty users of ten interactions each."""
+    items = rng(0, "conformance").integers(1, N_ITEMS + 1, 200).astype(np.int32)
+    ends = np.arange(10, 201, 10)
+    return Sequences(items, ends - 10, ends)
 
 
 def generator(made: Any) -> list[Finding]:
     """Shapes, numbers, ids, order, repeatability and costs of the lists."""
-    numbers = rng(0, "conformance")
-    items = numbers.integers(1, N_ITEMS + 1, 200).astype(np.int32)
-    ends = np.arange(10, 201, 10)
     if hasattr(made, "fit"):
-        made.fit(Sequences(items, ends - 10, ends))
+        made.fit(lived())
+    if isinstance(made, Listens):
+        made.listen(clicks())
     try:
         made = as_generator(made, n_items=N_ITEMS, length=LENGTH)
     except ContractError as error:
         return [Finding("method", False, str(error))]
-    histories = numbers.integers(1, N_ITEMS + 1, (ROWS, LENGTH)).astype(np.int32)
+    histories = rng(0, "conformance", "histories").integers(1, N_ITEMS + 1, (ROWS, LENGTH)).astype(np.int32)
     streams = draws(0, "generator", np.arange(ROWS), np.zeros(ROWS, np.int64))
     try:
-        first, again = (made.generate(histories, CANDIDATES, rng=streams) for _ in range(2))
+        ask = partial(lists_at, made, histories, CANDIDATES, at=np.full(ROWS, ASKED_AT), rng=streams)
+        first, again = ask(), ask()
         check_lists(made, first, rows=ROWS, pool=CANDIDATES, n_items=N_ITEMS)
     except TandemError as error:
         return [Finding("lists", False, str(error))]
@@ -105,4 +127,5 @@ def generator(made: Any) -> list[Finding]:
             "two calls with the same rng differ; take random numbers from `rng`",
         ),
         finding("cost", costs, "says what a list costs", "neither flops nor seconds; say what a list costs"),
+        *hearing(made, first, ask),
     ]

@@ -90,3 +90,12 @@ def experience(*, own: int = 3) -> Experience:
     gain = np.where(place <= 10, 1 / np.log2(place + 1), 0)
     kept, fresh, shown = np.where(np.arange(HORIZON) < left[:, None], gain, np.nan).astype(np.float32)
     return Experience(views, kept, fresh, shown)
+
+
+def probes() -> tuple[Items, Items]:
+    """(histories [B, L], candidates [B, C])."""
+    numbers = rng(0, "conformance")
+    histories = numbers.integers(1, N_ITEMS + 1, (ROWS, LENGTH)).astype(np.int32)
+    for row, items in ((1, LENGTH // 2), (2, 1), (3, 0)):
+        histories[row, : LENGTH - items] = 0
+    return histories, np.stack([numbers.permutation(N_ITEMS)[:CANDIDATES] + 1 for _ in histories]).astype(np.int32)

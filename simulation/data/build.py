@@ -31,10 +31,15 @@ def select(table: Table, *, min_rating: float | None, core: int, limit_users: in
         found = k_core(table.user, table.item, user_k=core, item_k=core)
         table = _keep(table, found.keep, f"k_core = {core}")
     if limit_users is not None and limit_users < len(table.users):
-        chosen = np.zeros(len(table.users), np.bool_)
-        chosen[rng(SAMPLE, "limit users").permutation(len(table.users))[:limit_users]] = True
-        table = _keep(table, chosen[table.user], f"limit_users = {limit_users}")
+        table = _keep(table, sampled(len(table.users), limit_users)[table.user], f"limit_users = {limit_users}")
     return table
+
+
+def sampled(users: int, limit: int) -> NDArray[np.bool_]:
+    """[users] bool: the `limit` users that are drawn, always the same ones."""
+    chosen = np.zeros(users, np.bool_)
+    chosen[rng(SAMPLE, "limit users").permutation(users)[:limit]] = True
+    return chosen
 
 
 def build(table: Table, *, seed: int, permute_ids: bool, clock: Clock, part: NDArray[np.int8] | None = None) -> Dataset:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cloud.sequences import Sequences
+from cloud.stream import Stream
 from device.errors import DataError
 
 
@@ -26,6 +27,7 @@ class Dataset:
     timed: bool  # False: the clock was drawn, the data had only an order
     tied: NDArray[np.bool_]  # [N] the recorded time equals the one of the same user's event before
     session: NDArray[np.int64] | None  # [N]
+    outside: Stream | None = None  # what users that are no devices click
 
     def __post_init__(self) -> None:
         _check(self)
@@ -68,6 +70,9 @@ class Dataset:
             _hash_array(digest, numbers)
         for texts in (self.users, self.items, self.titles):
             _hash_texts(digest, texts)
+        if self.outside is not None:
+            for numbers in (self.outside.at, self.outside.item, self.outside.before):
+                _hash_array(digest, numbers)
         return digest.hexdigest()
 
 

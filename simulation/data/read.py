@@ -18,6 +18,7 @@ from simulation.data.clock import DEFAULT, Clock
 from simulation.data.dataset import Dataset
 from simulation.data.files import existing, first_line
 from simulation.data.movielens import load_movielens_1m, load_movielens_100k, load_movielens_latest
+from simulation.data.outside import set_aside
 from simulation.data.recbole import load_recbole
 from simulation.data.sequence import load_sequence
 from simulation.data.table import Table
@@ -46,17 +47,19 @@ def read(
     min_rating: float | None = None,
     clock: Clock = DEFAULT,
     limit_users: int | None = None,
+    stream: bool = False,
 ) -> Dataset:
     """The data set of a file or folder; raises DataError for what cannot be read, ConfigError for what cannot be done.
 
     `format` is "auto" or a name in FORMATS. Item ids are a permutation of the sorted external ids drawn with the
     seed, or the order of first appearance in the file. Filters apply in this order: ratings, k-core, a sample of users
     that does not depend on the seed. Recorded times stay; `clock` spreads events of one recorded time and stands in
-    where none exist.
+    where none exist. `stream` keeps what the users outside the sample click as `Dataset.outside`.
     """
     table = load(Path(path), format=format)
-    table = select(table, min_rating=min_rating, core=k_core, limit_users=limit_users)
-    return build(table, seed=seed, permute_ids=permute_ids, clock=clock)
+    table = select(table, min_rating=min_rating, core=k_core, limit_users=None if stream else limit_users)
+    data = build(table, seed=seed, permute_ids=permute_ids, clock=clock)
+    return set_aside(data, limit_users) if stream else data
 
 
 def load(path: Path, *, format: str = "auto") -> Table:

@@ -27,6 +27,7 @@ from simulation.objects import make_generator, make_split, model_of, tiers
 from simulation.prepare import described, try_plugins
 from simulation.runs import to_json
 from simulation.shelf import Shelf, training_data
+from simulation.slimming import is_slimmed
 from simulation.statistics import Difference, paired_difference
 from simulation.whole_folder import write_folder
 
@@ -148,6 +149,8 @@ def lag_report(config: ExperimentConfig, root: Path, say: Say, *, command: str =
     torch.set_num_threads(config.simulation.threads or torch.get_num_threads())
     if len(tiers(config)) > 1:
         raise ConfigError("lag: it looks at one reranker; take the [[device.tiers]] out, [device] model is used")
+    if is_slimmed(config, tiers(config)[0]):
+        raise ConfigError("lag: it trains [device] model alone; take [device.supernet] and the tier's subnet out")
     try_plugins(config)
     split = make_split(config.data, config.seed)
     say(described(split, leakage_audit(split)))

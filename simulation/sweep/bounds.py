@@ -6,28 +6,29 @@ ratio it is the best of these fusions' frontiers. Others can do better.
 
 Devices are independent, so they are treated in portions, longest replays first: besides what the replay itself keeps,
 about BYTES for the lists held at a time, as much for what is computed from them, and 8 bytes per step of the fleet and
-fusion. The reranker scores each list once per step, for all fusions.
+fusion. The reranker scores each list once per step, for all fusions, and under the patch that came with the list where
+devices get some.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device.fleet import Fleet
 from device.fusion import Fuses
 from device.model import Items, Scores
-from device.policy import Always
+from device.personal import Patches
 from device.ranking import Ranking
 from device.row_cache import member
 from device.setup import Setup
 from simulation.choosing.experience import taken_so_far
+from simulation.choosing.patched import patched
 from simulation.choosing.rehearsal import Rehearsal
 from simulation.metrics import Measure
-from simulation.network import Ideal
 from simulation.replay import Columns
+from simulation.sweep.lists import collected, layout_of
 from simulation.sweep.oracle import Counts, Rewards, Values, best_by_budget, frontier, merged, replaced
 
 REPLACED, MERGED = "optimum, pools replaced", "optimum, two lists merged"
@@ -35,20 +36,6 @@ BYTES = 1 << 27
 """Memory for one portion of devices; a single device may need more."""
 POINTS = 60  # of a bound's line
 RATIO, VALUE = "ratio", "value"
-
-
-@dataclass(frozen=True, slots=True)
-class Lists:
-    """Collects what some of the devices hold at each step."""
-
-    row: NDArray[np.int64]  # [devices of the fleet] where each stands below
-    items: Items  # [D, S, C]
-    cloud: Scores
-
-    def see(self, fleet: Fleet, who: NDArray[np.int64], taken: NDArray[np.int32]) -> None:
-        """See calibration.Watches."""
-        where = self.row[fleet.devices[who]], fleet.observed[who]
-        self.items[where], self.cloud[where] = fleet.pool.items[who], fleet.pool.cloud[who]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +48,7 @@ class Hindsight:
     items: Items  # [D, S, C] the list made at step s = 0..S-1
     cloud: Scores  # [D, S, C]
     measure: Measure
+    patches: Patches = field(default_factory=dict)  # [D, S, *shape] that came with the list made at step s
 
     @property
     def steps(self) -> Counts:
@@ -70,16 +58,21 @@ class Hindsight:
     def chunks(self, *, pairs: bool, fusions: int = 1) -> Iterator["Hindsight"]:
         """As many devices at a time as their rewards under some fusions take BYTES, of two lists merged or of one."""
         width, known = self.items.shape[2], self.rehearsal.service.upload
+        own = sum(values[0, 0].nbytes for values in self.patches.values())
 
         def work(steps: int) -> int:
-            one: int = steps * (64 * width + 32 * known) + (20 + 4 * fusions) * steps**2
+            one: int = steps * (64 * width + 32 * known + 4 * own) + (20 + 4 * fusions) * steps**2
             return one + steps * 64 * width + steps**2 * width + (22 + 2 * fusions) * steps**3 if pairs else one
 
         steps = self.steps
         for rows in portions(steps, work):
             longest = int(steps[rows[0]])
             yield replace(
-                self, device=self.device[rows], items=self.items[rows, :longest], cloud=self.cloud[rows, :longest]
+                self,
+                device=self.device[rows],
+                items=self.items[rows, :longest],
+                cloud=self.cloud[rows, :longest],
+                patches={name: values[rows, :longest] for name, values in self.patches.items()},
             )
 
     def shown_until(self) -> NDArray[np.int32]:
@@ -101,10 +94,16 @@ class Hindsight:
         device = np.repeat(self.device, t)
         step = np.full(len(device), t - 1, np.int64)
         history = taken_so_far(self.rehearsal, device, step, self.rehearsal.service.upload)
-        known = self.setup.scorer.scores(device, step, history, items)
+        known = self._scored(t, device, step, history, items)
         age = np.broadcast_to((t - 1 - np.tile(np.arange(t), shape[0]))[:, None], items.shape)
         cloud = self.cloud[:, :t].reshape(items.shape)
         return items.reshape(shape), (fusion(cloud, known, items != 0, age).reshape(shape) for fusion in fusions)
+
+    def _scored(self, t: int, device: Counts, step: Counts, history: Items, items: Items) -> Scores:
+        """Scores [D * t, C] of the lists made at 0..t-1, each under the patch that came with it."""
+        own = {name: values[:, :t].reshape(-1, *values.shape[2:]) for name, values in self.patches.items()}
+        who = np.arange(len(device)) if own else device
+        return patched(self.setup.scorer, who, own).scores(who, step, history, items)
 
     def replaced_rewards(self, fusions: Sequence[Fuses]) -> list[Rewards]:
         """Rewards under each fusion where a new list replaces the old one."""
@@ -188,29 +187,12 @@ def hindsight(rehearsal: Rehearsal, fleet: Sequence[Setup], measure: Measure) ->
     steps = lived_steps(rehearsal)
     for number, setup in enumerate(fleet):
         tier = np.flatnonzero((rehearsal.timeline.tier == number) & (steps > 0))
-        for rows in portions(steps[tier], lambda longest: 8 * longest * rehearsal.slots):
+        layout = layout_of(setup)
+        each = 8 * rehearsal.slots + sum(part.size * np.dtype(part.kind).itemsize for part in layout.values())
+        for rows in portions(steps[tier], lambda longest, each=each: longest * each):  # type: ignore[misc]
             device = tier[rows]
-            lists = collected(rehearsal, fleet, device)
-            yield Hindsight(rehearsal, setup, device, lists.items, lists.cloud, measure)
-
-
-def collected(rehearsal: Rehearsal, fleet: Sequence[Setup], device: NDArray[np.int64]) -> Lists:
-    """The lists of devices [D], from a replay in which they alone live and always ask."""
-    lived, service = rehearsal.timeline, rehearsal.service
-    row = np.full(len(lived.devices), -1, np.int64)
-    row[device] = np.arange(len(device))
-    alone = replace(
-        lived,
-        items=np.where(row[:, None] >= 0, lived.items, 0),
-        at=np.where(row[:, None] >= 0, lived.at, np.inf),
-    )
-    links = [Ideal() for _ in service.carriers]
-    service = replace(service, carriers=links, seconds=0.0, servers=None, tariff=None)
-    shape = (len(device), int((lived.items[device] != 0).sum(1).max()), rehearsal.slots)
-    lists = Lists(row, np.zeros(shape, np.int32), np.zeros(shape, np.float32))
-    always = [replace(setup, policy=Always(), price=0.0) for setup in fleet]
-    replace(rehearsal, timeline=alone, service=service).run(always, lists)
-    return lists
+            lists = collected(rehearsal, fleet, device, layout)
+            yield Hindsight(rehearsal, setup, device, lists.items, lists.cloud, measure, lists.patches)
 
 
 def bound(parts: Iterable[Hindsight], fusions: Sequence[Fuses], *, pairs: bool, ratios: Sequence[float]) -> Columns:

@@ -12,6 +12,7 @@ from simulation.config.tables import FLOORS, ExperimentConfig, PolicyTable
 from simulation.config.toml import to_toml, value
 from simulation.energy import radios
 from simulation.protocol import protocol
+from simulation.tier_profiles import joules_per_gflop
 
 NEVER, ALWAYS = FLOORS
 OURS = "device.policies.gain"
@@ -25,8 +26,11 @@ def plans(path: Path, overrides: Sequence[str]) -> list[ExperimentConfig]:
     base = load_config(path, overrides)
     if base.cloud.budget is not None:
         raise ConfigError(f"{path}: a sweep finds prices for request ratios; take [cloud.budget] out, or use `run`")
-    if base.cloud.personalizer is not None:
-        raise ConfigError(f"{path}: the bounds of a sweep know no patches; take [cloud.personalizer] out, or use `run`")
+    if base.cloud.personalizer is not None and base.cloud.personalizer.every > 1:
+        raise ConfigError(
+            f"{path}: [cloud.personalizer] when = {{ every = {base.cloud.personalizer.every} }}: the bounds of a sweep "
+            'know patches that come with every list; set when = "request" or "installation", or use `run`'
+        )
     keys = list(base.sweep.vary)
     found = []
     for values in product(*base.sweep.vary.values()):
@@ -89,13 +93,15 @@ def resolved(config: ExperimentConfig) -> str:
 def words(config: ExperimentConfig) -> dict[str, str]:
     """What every number of this sweep is measured on."""
     declared = dict.fromkeys(radio.source for radio in radios(config))
+    joules = " / ".join(f"{value:g}" for value in dict.fromkeys(joules_per_gflop(config)))
     return protocol(config) | {
         "budgets": "prices are found on validation steps for wanted request ratios; shown is what was spent on test",
         "energy": "declared, not measured: radio (wake-up, tail, bytes) after "
         + " ".join(declared)
-        + f" Reranking: its operations at {config.device.energy.j_per_gflop:g} J per GFLOP.",
+        + f" Reranking: its operations at {joules} J per GFLOP.",
         "bounds": "the best schedule of every user in hindsight, replies at once, with lists of [cloud] pool: one list "
         "under constant fusions (replaced), the two newest under fusions by age (merged); at every ratio the best of "
-        "three fusions, fitted on validation for never asking, random requests and always asking, or the one given; "
-        "policies with longer lists, more lists, another fusion or candidates of their own can lie above them",
+        "three fusions, fitted on validation for never asking, random requests and always asking, or the one given;"
+        + (" every list brings a patch;" if config.cloud.personalizer and config.cloud.personalizer.every else "")
+        + " policies with longer lists, more lists, another fusion or candidates of their own can lie above them",
     }

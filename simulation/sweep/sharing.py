@@ -3,10 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from device.incremental import ShowsState
+from device.incremental_scorer import IncrementalScorer
 from device.model import HasItemTable, HasState, Items, Scores
 from device.scoring import SCORING_BATCH, ModelScorer, Rows, Scorer, batches
 
 TOLERANCE = 1e-4
+PORTION = 1024  # devices whose whole states are held at once
 SLICE = 64  # rows whose candidates' embeddings are gathered at once: they fit into the processor's cache
 
 
@@ -19,14 +22,17 @@ class SharedScores:
     Args:
         inner: asks the model.
         devices, steps: devices are 0..devices - 1, steps 0..steps.
+        lived: [devices, steps + 1, d] states of devices that go on from their own, NaN where there is no step. Without
+            them every state is read from the history.
     """
 
-    def __init__(self, inner: ModelScorer, devices: int, steps: int) -> None:
-        self.inner, self.steps = inner, steps + 1
+    def __init__(self, inner: ModelScorer, devices: int, steps: int, lived: Scores | None = None) -> None:
+        self.inner, self.steps, self.goes_on = inner, steps + 1, lived is not None
         table = inner.item_table()
         assert table is not None
         self.table = np.ascontiguousarray(table, np.float32)
-        self.states = np.full((devices * self.steps, self.table.shape[1]), np.nan, np.float32)
+        shape = (devices * self.steps, self.table.shape[1])
+        self.states = np.full(shape, np.nan, np.float32) if lived is None else lived.reshape(shape)
         self.found: dict[int, tuple[Items, Scores]] = {}
 
     def scores(self, device: Rows, step: Rows, history: Items, candidates: Items) -> Scores:
@@ -48,7 +54,8 @@ class SharedScores:
         key = device * self.steps + step
         todo = np.flatnonzero(items[key, 0] < 0)
         if len(todo):
-            items[key[todo]], scores[key[todo]] = self.inner.own(device[todo], step[todo], history[todo], k)
+            ask = self._from_states if self.goes_on else self.inner.own
+            items[key[todo]], scores[key[todo]] = ask(device[todo], step[todo], history[todo], k)
         return items[key], scores[key]
 
     def state(self, device: Rows, step: Rows, history: Items) -> Scores:
@@ -60,9 +67,16 @@ class SharedScores:
         found: Scores = self.states[key]
         return found
 
+    def _from_states(self, device: Rows, step: Rows, history: Items, k: int) -> tuple[Items, Scores]:
+        states, listed = self.state(device, step, history), self.table[self.inner.resident].T
+        return self.inner.best(history, k, lambda rows: states[rows] @ listed)
 
-def shared(inner: ModelScorer, devices: int, steps: int, history: Items) -> Scorer:
-    """A SharedScores where a trial on some of `history` [B, L] shows that the model may have one; else `inner`."""
+
+def shared(inner: ModelScorer, devices: int, steps: int, history: Items, *, going_on: Items | None = None) -> Scorer:
+    """A SharedScores where a trial on some of `history` [B, L] shows that the model may have one; else `inner`.
+
+    `going_on` [devices, steps]: what devices that begin with `history` take, where they go on from their states.
+    """
     if not (isinstance(inner.model, HasState) and isinstance(inner.model, HasItemTable)) or not len(history):
         return inner
     made = SharedScores(inner, devices, steps)
@@ -76,7 +90,33 @@ def shared(inner: ModelScorer, devices: int, steps: int, history: Items) -> Scor
     product = (
         np.einsum("bd,bcd->bc", states, made.table[pools]) if states.shape[1] == made.table.shape[1] else known + 1
     )
-    return made if np.allclose(product, known, rtol=TOLERANCE, atol=TOLERANCE) else inner
+    if not np.allclose(product, known, rtol=TOLERANCE, atol=TOLERANCE):
+        return inner
+    if going_on is None:
+        return made
+    if not isinstance(inner.model, ShowsState):
+        return inner
+    return SharedScores(inner, devices, steps, along(inner, history, going_on))
+
+
+def along(inner: ModelScorer, histories: Items, items: Items) -> Scores:
+    """[D, S + 1, d] what the states show of devices that begin with `histories` [D, L] and take `items` [D, S].
+
+    0 among the items = no such step; what would follow it is NaN.
+    """
+    parts = []
+    for first in range(0, len(histories), PORTION):
+        known, taken = histories[first : first + PORTION].copy(), items[first : first + PORTION]
+        who = np.arange(len(known))
+        kept = IncrementalScorer(inner, who, known.shape[1])
+        shown = [kept.state(who, who * 0, known)]
+        for step, item in enumerate(taken.T, start=1):
+            rows = np.flatnonzero(item)
+            known[rows] = np.concatenate([known[rows, 1:], item[rows, None]], axis=1)
+            shown.append(np.full_like(shown[0], np.nan))
+            shown[-1][rows] = kept.state(rows, np.full(len(rows), step), known[rows])
+        parts.append(np.stack(shown, axis=1))
+    return np.concatenate(parts)
 
 
 def trial_pools(rows: int, n_items: int) -> NDArray[np.int32]:

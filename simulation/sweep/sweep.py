@@ -83,7 +83,7 @@ class Sweep:
         prepared = prepare(config.model_copy(update={"seed": seed, "sweep": SweepTable()}), self.root, self.say)
         made = Seed(prepared, config.sweep, self.root / CELL_FILES)
         if MERGED not in made.bounds():
-            self.say(f"without the bound {MERGED!r}: [sweep] bound_size does not allow for it, or items are streamed")
+            self.say(f"without the bound {MERGED!r}: too large for [sweep] bound_size, or lists bring rows or patches")
         made.make(lambda done, total: self.progress(f"seed {seed}", done, total))
         return made.tables()
 
@@ -147,9 +147,10 @@ class Seed:
 
     def bounds(self) -> list[str]:
         """Names of the bounds that can be afforded."""
-        lived, streamed = self.prepared.timeline, self.prepared.config.device.items == "streamed"
+        lived, config = self.prepared.timeline, self.prepared.config
         affordable = len(lived.devices) * lived.steps**3 <= self.sweep.bound_size
-        return [REPLACED, *([MERGED] if affordable and not streamed else [])]  # nobody can merge streamed rows
+        more = config.device.items == "streamed" or (config.cloud.personalizer and config.cloud.personalizer.every)
+        return [REPLACED, *([MERGED] if affordable and not more else [])]  # a list with more changes what others earn
 
     def ratios(self, policy: PolicyTable) -> list[float | None]:
         """Wanted request ratios of a policy's cells."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from loop_parts import Dot, Scripted, World, random_timeline
 from timed_parts import Steady, Timed
@@ -164,6 +164,7 @@ def test_denials_and_losses_leave_the_books_of_both_sides_equal(script, cache_ro
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(FATES, min_size=1, max_size=23), st.integers(0, 1000))
+@example([(True, 0.1)], 78)  # a pool that nearly all was taken from shows empty places
 def test_merged_pools_and_delta_replies_survive_denials(script, seed):
     world = World(
         spread_out(4, 10, seed=seed),
@@ -178,7 +179,8 @@ def test_merged_pools_and_delta_replies_survive_denials(script, seed):
     )
     steps, _ = Timed(world, Line(1, max_wait_s=3.0)).run()
     for shown in steps["shown"]:
-        assert len(set(shown.tolist())) == len(shown)
+        real = shown[shown != 0]
+        assert len(set(real.tolist())) == len(real)
 
 
 def test_a_priced_reply_has_four_bytes_more_and_tells_the_price():

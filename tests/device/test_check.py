@@ -15,6 +15,7 @@ from device.models.gru4rec import GRU4Rec
 from device.models.sasrec import SASRec
 
 ALL = ["init", "score", "arguments", "repeated calls", "batch", "longer padding", "no padding", "candidate order"]
+LAST = ["empty slots", "history order"]
 Score = Callable[[Parameters, Items, Items], Scores]
 
 
@@ -93,6 +94,50 @@ def by_position(p: Parameters, h: Items, c: Items) -> Scores:
     return good(p, h, c) - np.float32(0.01) * np.arange(c.shape[1], dtype=np.float32)
 
 
+def transposed(p: Parameters, h: Items, c: Items) -> Scores:
+    return good(p, h, c).T
+
+
+def newest_first(p: Parameters, h: Items, c: Items) -> Scores:
+    count = (h != 0).sum(1)
+    back = np.zeros_like(h)
+    for row, items in enumerate(count):
+        back[row, len(h[row]) - items :] = h[row, len(h[row]) - items :][::-1]
+    weight = np.where(back != 0, np.float32(0.5) ** np.arange(h.shape[1])[::-1], 0).astype(np.float32)
+    return np.einsum("bl,bld,bcd->bc", weight, p["item"][back], p["item"][c]).astype(np.float32)
+
+
+def without_the_newest(p: Parameters, h: Items, c: Items) -> Scores:
+    return good(p, np.pad(h[:, :-1], ((0, 0), (1, 0))), c)
+
+
+def first_column(p: Parameters, h: Items, c: Items) -> Scores:
+    return np.einsum("bd,bcd->bc", p["item"][h[:, 0]], p["item"][c])
+
+
+def writing_history(p: Parameters, h: Items, c: Items) -> Scores:
+    h[h == 0] = 1
+    return good(p, h, c)
+
+
+def standardised(p: Parameters, h: Items, c: Items) -> Scores:
+    scores = good(p, h, c)
+    return scores - scores.mean(1, keepdims=True)
+
+
+KEPT = np.empty((64, 64), np.float32)
+
+
+def same_memory(p: Parameters, h: Items, c: Items) -> Scores:
+    out = KEPT[: len(h), : c.shape[1]]
+    out[:] = good(p, h, c)
+    return out
+
+
+def short_table(p: Parameters, h: Items, c: Items) -> Scores:
+    return good({"item": p["item"][:50]}, h, c)  # row 50 is lacking
+
+
 def as_list(p: Parameters, h: Items, c: Items) -> Scores:
     return good(p, h, c).tolist()  # type: ignore[no-any-return]
 
@@ -109,7 +154,7 @@ def raising(p: Parameters, h: Items, c: Items) -> Scores:
         (as_list, "score", "returned list; return a numpy array"),
         (nan_without_history, "score", "rows [3] (row 3 has an empty history: do not divide by its length)"),
         (raising, "score", "raised IndexError: out of my table"),
-        (normalising_params, "arguments", "score changed params; devices share them, so copy"),
+        (normalising_params, "arguments", "score changed params (item), which devices share; copy"),
         (sorting_candidates, "arguments", "changed history or candidates; copy"),
         (unseeded, "repeated calls", "take out dropout and unseeded randomness"),
         (centred_over_batch, "batch", "no statistics over the batch"),
@@ -118,6 +163,14 @@ def raising(p: Parameters, h: Items, c: Items) -> Scores:
         (padding_as_item, "longer padding", "mask id 0"),
         (padding_as_item, "no padding", "do not treat id 0 as an item"),
         (by_position, "candidate order", "score each candidate by its id"),
+        (transposed, "score", "return one score per candidate, [B, C]"),
+        (short_table, "score", "a table has n_items + 1 rows"),
+        (writing_history, "arguments", "changed history or candidates; copy"),
+        (same_memory, "repeated calls", "return a new array"),
+        (standardised, "empty slots", "no statistics over the list"),
+        (newest_first, "history order", "the newest is history[:, -1]: read from there, and do not reverse"),
+        (without_the_newest, "history order", "sways scores, and not the newest"),
+        (first_column, "history order", "ids are oldest first"),
     ],
 )
 def test_a_planted_mistake_is_found_with_its_cure(mistake: Score, check: str, cure: str):
@@ -127,15 +180,43 @@ def test_a_planted_mistake_is_found_with_its_cure(mistake: Score, check: str, cu
         report.raise_on_failure()
 
 
-@pytest.mark.parametrize("mistake", [by_position, centred_over_batch, normalising_params])
+@pytest.mark.parametrize("mistake", [by_position, centred_over_batch, normalising_params, newest_first])
 def test_a_mistake_is_not_blamed_on_another_check(mistake: Score):
     assert len(failed(check_device_model(Wrong(mistake)))) == 1
+
+
+def mean_only(p: Parameters, h: Items, c: Items) -> Scores:
+    real = (h != 0).sum(1, keepdims=True)
+    return np.einsum("bd,bcd->bc", p["item"][h].sum(1) / np.maximum(real, 1), p["item"][c]).astype(np.float32)
+
+
+def popularity(p: Parameters, h: Items, c: Items) -> Scores:
+    return p["item"][c, 0]
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (mean_only, "if it should, weigh items by their distance from history[:, -1]"),
+        (popularity, "do not change with the history; if they should"),
+    ],
+)
+def test_no_order_and_no_history_are_told_and_allowed(score: Score, said: str):
+    class Zero(Wrong):
+        def init(self, rng: np.random.Generator) -> Parameters:
+            table = super().init(rng)["item"].copy()
+            table[0] = 0
+            return {"item": table}
+
+    report = check_device_model(Zero(score))
+    assert failed(report) == {}
+    assert said in report.findings[-1].message
 
 
 def test_a_good_numpy_model_passes():
     report = check_device_model(Good())
     assert failed(report) == {}
-    assert [finding.name for finding in report.findings] == [*ALL, "history order"]
+    assert [finding.name for finding in report.findings] == [*ALL, *LAST]
     assert report.findings[-1].message == "the order of the history matters"
     report.raise_on_failure()
 
@@ -144,7 +225,7 @@ def test_a_good_numpy_model_passes():
 def test_a_good_module_passes_as_it_is(make: Callable[..., nn.Module], order: str):
     report = check_device_model(make(50, width=8))
     assert failed(report) == {}
-    assert report.findings[-1].message.endswith(order)
+    assert f"the order of the history {order}" in report.findings[-1].message
     assert report.model == make.__name__
 
 
@@ -175,6 +256,7 @@ class Init(Good):
     ("init", "cure"),
     [
         (lambda rng: {"item": np.random.default_rng().normal(size=(51, 4))}, "draw everything from `rng`"),
+        (lambda rng: {"item": np.random.normal(size=(51, 4))}, "nothing from np.random"),  # noqa: NPY002
         (lambda rng: [np.zeros(3)], "returned list; return a mapping"),
         (lambda rng: {"item": [1.0]}, "'item' is list; return a mapping from names to numpy arrays"),
         (lambda rng: {"item": np.array([None])}, "numpy arrays of numbers"),

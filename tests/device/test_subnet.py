@@ -14,14 +14,27 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from cloud.item_rows import Rows
 from device.errors import ConfigError
 from device.patch import encode_patch
-from device.subnet import Size, SubnetSpec, grid, installed, leading, patch_nbytes, quantised, rounded, smallest
+from device.subnet import (
+    KINDS,
+    Size,
+    SubnetSpec,
+    Table,
+    as_read,
+    grid,
+    installed,
+    leading,
+    patch_nbytes,
+    quantised,
+    rounded,
+    smallest,
+)
 
 SPECS = st.builds(
     SubnetSpec,
     width=st.integers(1, 20).map(lambda heads: 8 * heads),
     blocks=st.integers(1, 9),
     items=st.integers(1, 300),
-    table=st.sampled_from(["float32", "int8"]),
+    table=st.sampled_from(KINDS),
 )
 
 
@@ -33,9 +46,20 @@ def test_a_label_is_read_back_and_json_too(spec: SubnetSpec) -> None:
 def test_labels_by_hand() -> None:
     assert str(SubnetSpec(16, 1, 8)) == "w16-b1-e8"
     assert str(SubnetSpec(64, 2, 12, "int8")) == "w64-b2-e12-int8"
+    assert str(SubnetSpec(64, 2, 12, "code4")) == "w64-b2-e12-code4"
+    assert SubnetSpec.parse("w16-b1-e8-hash8") == SubnetSpec(16, 1, 8, "hash8")
 
 
-@pytest.mark.parametrize("label", ["", "w16", "w16-b1-e8-int4", "w16-b1-e8 ", "w-16-b1-e8"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_trained_for_a_kind_of_table(kind: Table) -> None:
+    spec = SubnetSpec(16, 1, 8, kind)
+    assert str(spec.in_training) == ("w16-b1-e8-int8" if kind == "int8" else "w16-b1-e8")
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["", "w16", "w16-b1-e8-int4", "w16-b1-e8-float32", "w16-b1-e8-code3", "w16-b1-e8-hash", "w16-b1-e8 ", "w-16-b1-e8"],
+)
 def test_other_labels_are_refused(label: str) -> None:
     with pytest.raises(ConfigError, match=r"is no subnet; write it as w16-b1-e8 or"):
         SubnetSpec.parse(label)
@@ -45,7 +69,7 @@ def test_other_labels_are_refused(label: str) -> None:
 def test_sizes_that_cannot_be(label: str) -> None:
     with pytest.raises(ConfigError, match="expected a width of whole heads of 8"):
         SubnetSpec.parse(label)
-    with pytest.raises(ConfigError, match="table = 'int4'; expected one of float32, int8"):
+    with pytest.raises(ConfigError, match="table = 'int4'; expected one of float32, hash2, int8, hash4"):
         SubnetSpec(8, 1, 8, "int4")  # type: ignore[arg-type]
 
 
@@ -97,7 +121,7 @@ def test_the_length_of_a_patch_without_making_it(shapes: dict[str, tuple[int, ..
         assert patch_nbytes({name: (shape, np.dtype(kind).itemsize) for name, shape in shapes.items()}) == len(made)
 
 
-@pytest.mark.parametrize("label", ["w8-b1-e8", "w8-b1-e8-int8"])
+@pytest.mark.parametrize("label", ["w8-b1-e8", *(f"w8-b1-e8-{kind}" for kind in KINDS[1:])])
 def test_size_is_what_is_installed(label: str) -> None:
     spec = SubnetSpec.parse(label)
     params = {"item.weight": np.ones((201, 8), np.float32), "body.weight": np.ones((8, 8), np.float32)}
@@ -106,8 +130,29 @@ def test_size_is_what_is_installed(label: str) -> None:
     assert (size.parameters, size.flops) == (201 * 8 + 64, 7.0)
     assert size.nbytes == len(encode_patch(installed(params, spec, item_table="item.weight")))
     assert size.body_nbytes == len(encode_patch({"body.weight": params["body.weight"]}))
-    table = 201 * 8 + 201 * 4 if spec.table == "int8" else 201 * 8 * 4
-    assert 0 < size.nbytes - size.body_nbytes - table < 50  # names and shapes
+    table = {
+        "float32": 201 * 8 * 4,
+        "hash2": 100 * 8 * 4 + 8,
+        "int8": 201 * 8 + 201 * 4,
+        "hash4": 50 * 8 * 4 + 8,
+        "hash8": 25 * 8 * 4 + 8,
+        "code8": 200 * 8 + 8 * 12 * 8 + 8 * 4,  # 200 // 16 = 12 code vectors per codebook
+        "code4": 200 * 4 + 4 * 12 * 8 + 4 * 4,
+        "code2": 200 * 2 + 2 * 12 * 8 + 2 * 4,
+    }[spec.table]
+    assert 0 < size.nbytes - size.body_nbytes - table < 70  # names and shapes
+
+
+def test_the_smallest_of_one_size_is_by_kind_of_table() -> None:
+    specs = [SubnetSpec(8, 1, 8, kind) for kind in KINDS]
+    assert [smallest(specs[:count]).table for count in (1, 3, 8)] == ["float32", "int8", "code2"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_float32_table_is_read_as_it_is_and_int8_as_rounded(kind: Table) -> None:
+    table = np.linspace(-1, 1, 320, dtype=np.float32).reshape(40, 8)
+    same = {"float32": table, "int8": rounded(table)}.get(kind)
+    assert (as_read(table, kind).tobytes() == (table if same is None else same).tobytes()) == (same is not None)
 
 
 def test_specs_need_no_torch() -> None:

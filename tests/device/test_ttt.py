@@ -16,6 +16,8 @@ from cloud.options import Training
 from cloud.ranking import Neural, catalogue_ranks
 from device.check import check_device_model
 from device.errors import ConfigError
+from device.export import export_onnx
+from device.models import onnx_file
 from device.models.ttt import ETA, TTT4Rec
 from device.models.ttt.eta import choose_threshold, observed
 from device.models.ttt.layer import TTTLayer, gelu_slope, rotated
@@ -190,6 +192,22 @@ def test_it_learns_what_only_the_history_tells():
     with torch.inference_mode():
         best = made.eval().catalogue(lived[:, :-1])[:, 1:].argmax(1) + 1
     assert (best == lived[:, -1]).float().mean() > 0.8  # of 10 items one is right by chance in .1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inner", ["linear", "mlp"])
+def test_the_exported_file_scores_as_torch_does(tmp_path, inner):
+    """Two mini-batches, the second unfinished; shorter histories are padded, and padding changes nothing."""
+    made = model(inner=inner, length=6)
+    result = export_onnx(made, tmp_path, length=6, candidates=3, int8=False)
+    assert result.files[0].max_difference < 1e-5
+    session = onnx_file.session((tmp_path / "fp32.onnx").read_bytes(), "ttt")
+    for length in (1, 4, 6, 11):  # of eleven the newest six
+        history = HISTORY[:, -length:]
+        with torch.inference_mode():
+            expected = made(history, CANDIDATES).numpy()
+        got = onnx_file.run(session, history.numpy().astype(np.int32), CANDIDATES.numpy().astype(np.int32))
+        np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 # ETA

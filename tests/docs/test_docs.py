@@ -161,7 +161,8 @@ def test_the_reference_of_keys_is_that_of_the_code():
 
 
 def test_every_key_has_a_meaning_and_every_meaning_a_key():
-    from simulation.config.reference import MEANINGS, TRAINING, meaning, reference
+    from simulation.config.meanings import MEANINGS, TRAINING
+    from simulation.config.reference import meaning, reference
 
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) ?\| (.+) \|$", reference(), re.MULTILINE)
     # the tables of training are there twice

@@ -28,6 +28,7 @@ from simulation.experiment import Job
 from simulation.flower.client_app import app as client_app
 from simulation.flower.in_process_grid import run_in_process
 from simulation.flower.server_app import app_for
+from simulation.prepare import prepare
 from simulation.runs import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
@@ -48,9 +49,12 @@ def sections() -> dict[str, dict[str, list[str]]]:
 
 
 PAGES = sections()
-MODELS = ["A device model in numpy", "A device model in torch", "A device model as an ONNX file"]
+SLIM, PERSONAL = "A slimmable device model", "A personalised method"
+MODELS = ["A device model in numpy", "A device model in torch", SLIM, "A device model as an ONNX file"]
 POLICIES = ["A request policy", "A request policy that learns"]
-OTHERS = [*POLICIES, "A candidate generator", "A link from a trace file", "A link of your own"]
+LINKS = ["A link from a trace file", "A link of your own"]
+OTHERS = [*POLICIES, "A candidate generator", PERSONAL, *LINKS]
+PATH = "From an empty file to a run"
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if name and language in ("python", "csv", "toml"):
             (tmp_path / name[1]).write_text(text if language != "csv" else text[name.end() :])
             modules += [name[1].removesuffix(".py")] if language == "python" else []
-    assert len(modules) == 7
+    assert len(modules) == 9
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -88,7 +92,7 @@ def experiment(title: str) -> tuple[Tables, ExperimentConfig]:
 
 
 def test_there_is_an_example_of_everything():
-    assert list(PAGES) == ["", *MODELS, *OTHERS]
+    assert list(PAGES) == ["", PATH, *MODELS, *OTHERS]
     assert sum(len(texts) for page in PAGES.values() for texts in page.values()) >= 15
 
 
@@ -116,7 +120,7 @@ def test_device_models_pass_the_conformance_kit(title: str, folder: Path):
         model.fit(Sequences(items, np.array([0, 200]), np.array([200, 400])))
     report = check_device_model(model, n_items=80)
     report.raise_on_failure()
-    assert len(report.findings) == 9
+    assert len(report.findings) == 10
     usable = as_device_model(model)
     scores = usable.score(usable.init(rng(0, "init")), np.array([[0, 3, 5]], np.int32), np.array([[1, 2, 7]], np.int32))
     assert len(np.unique(scores)) == 3  # a model that scores everything alike would pass the kit
@@ -133,6 +137,44 @@ def test_policies_pass_the_conformance_kit_as_the_page_says(title: str, folder: 
     findings = conformance(kind, path, options[1:])
     assert [finding.message for finding in findings if not finding.ok] == []
     assert len(findings) == (11 if title.endswith("learns") else 6)
+
+
+@pytest.mark.parametrize(
+    ("title", "traits"),
+    [
+        ("A device model in numpy", set()),
+        (SLIM, {"item table", "slices", "whole", "subnet scores", "costs", "training"}),
+        (PERSONAL, {"patches", "gradients", "unpatched", "effect"}),
+    ],
+)
+def test_models_and_methods_pass_the_conformance_kit_as_the_page_says(title: str, traits: set[str], folder: Path):
+    importlib.invalidate_caches()
+    (command,) = PAGES[title]["console"]
+    kind, path, *options = command.removeprefix("tandemrec check ").split()
+    findings = conformance(kind, path, options[1::2])
+    assert [finding.message for finding in findings if not finding.ok] == []
+    assert traits <= {finding.name for finding in findings}
+
+
+def test_the_path_has_commands_of_the_page():
+    """Each numbered step names a file, a table or a command that the sections below hold."""
+    text = PAGE.read_text()
+    path = text[text.index(f"## {PATH}") : text.index("## A device model in numpy")]
+    commands = re.findall(r"`(tandemrec check [^`]+|tandemrec run [^`]+)`", path)
+    shown = {line for page in PAGES.values() for block in page.get("console", []) for line in block.splitlines()}
+    assert len(commands) >= 2
+    assert {command for command in commands if "--set" not in command} <= shown
+    assert all(f"# {name}\n" in text for name in re.findall(r"`(\w+\.(?:py|toml))`", path))
+
+
+def test_two_tiers_hold_two_parts_of_one_model(folder: Path):
+    importlib.invalidate_caches()
+    prepared = prepare(experiment(SLIM)[1], folder / "runs", lambda line: None)
+    new, old = (tier.params["item.weight"] for tier in prepared.installed)
+    assert (new.shape, old.shape) == ((81, 16), (81, 8))
+    assert np.abs(new[:, :8] - old).max() <= np.abs(new[:, :8]).max() / 254 * 1.01  # int8: half a code at most
+    assert prepared.model_bytes[1] < prepared.model_bytes[0] / 4  # one byte for four, and half of them
+    assert len(list((folder / "runs" / "models").glob("supernet-*"))) == 1
 
 
 def test_the_policies_look_at_all_that_is_worth_a_look(folder: Path):
@@ -178,3 +220,5 @@ def test_a_tiny_experiment_runs_with_it(title: str, folder: Path):
     least = 0.05 if title.endswith("learns") else 0.2  # what is learned and priced on 120 steps does not carry far
     assert least < summary["request_ratio"] <= 0.5
     assert 0 < summary["measures"]["hr@10"]["mean"] < 1
+    if title == PERSONAL:
+        assert {"patch", "first_patch"} <= set(run.ledger["kind"])

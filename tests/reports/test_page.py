@@ -55,7 +55,7 @@ def test_titles_and_details_are_escaped(html):
 
 
 def test_what_a_device_holds_is_on_the_page(html):
-    (table,) = re.findall(r'<table aria-labelledby="held1">(.*?)</table>', html, re.DOTALL)
+    (table,) = re.findall(r'<table aria-labelledby="small1-1">(.*?)</table>', html, re.DOTALL)
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")[2:]]
     assert cells == [
         ["always", "50", "50", "replace", "–", "constant"],

@@ -21,12 +21,27 @@ from simulation.config.read import load_config
 from simulation.runs import FILES, REPORT, Run
 
 ROOT = Path(__file__).parents[2]
-NAMES = {"run", "sweep", "lag", "evaluate", "compare", "report", "check", "export", "bench", "list", "doctor", "data"}
+NAMES = {
+    "run",
+    "sweep",
+    "lag",
+    "devices",
+    "evaluate",
+    "compare",
+    "report",
+    "check",
+    "export",
+    "bench",
+    "list",
+    "doctor",
+    "data",
+}
 WITH_FIGURES = [
     "run",
     "sweep",
     "evaluate",
     "lag",
+    "devices",
     "compare",
     "check",
     "export",

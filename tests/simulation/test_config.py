@@ -13,13 +13,16 @@ from device.models.torch_model import as_device_model
 from simulation.build import build
 from simulation.config.parts import Plugin
 from simulation.config.read import check, load_config, read_toml
+from simulation.config.study import load_study
 from simulation.config.tables import ExperimentConfig
+from simulation.devices.methods import try_methods
 from simulation.evaluate import EvaluationConfig
 from simulation.objects import make_links, make_policy, tiers
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 EVALUATIONS = [path for path in CONFIGS if "models" in tomllib.loads(path.read_text(encoding="utf-8"))]
-EXPERIMENTS = [path for path in CONFIGS if path not in EVALUATIONS]
+STUDIES = [path for path in CONFIGS if "methods" in tomllib.loads(path.read_text(encoding="utf-8"))]
+EXPERIMENTS = [path for path in CONFIGS if path not in [*EVALUATIONS, *STUDIES]]
 
 SMALL = """
 name = "small"
@@ -79,6 +82,13 @@ def test_every_experiment_loads_and_builds(path: Path) -> None:
         as_device_model(build(plugin.class_, plugin.options, "[device.model]", **given))
     assert [make_policy(policy) for policy in config.all_policies]
     assert len(make_links(config)) == len(tiers(config))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_loads_and_builds(path: Path) -> None:
+    config = load_study(path)
+    assert config.name == path.stem
+    try_methods(config)
 
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)

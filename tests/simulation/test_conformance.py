@@ -84,7 +84,7 @@ def test_garbled_lists_pass() -> None:
 def test_every_reranker_passes(path: str) -> None:
     findings = conformance("device-model", path, [])
     assert failed(findings) == {}
-    assert len(findings) == 9
+    assert len(findings) >= 10
 
 
 def test_an_onnx_file_passes(tmp_path: Path) -> None:

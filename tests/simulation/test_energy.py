@@ -94,13 +94,18 @@ def test_the_radio_follows_the_link_unless_the_table_says_otherwise():
 
 
 def test_reranking_costs_what_the_model_says(tmp_path):
-    config = load_config(written(tmp_path), ["device.energy.j_per_gflop=2.0"])
+    config = load_config(written(tmp_path))
     model = SimpleNamespace(flops=lambda length, candidates: 1e6 * length + 1e3 * candidates)
     tier = SimpleNamespace(model=model)
     plain = PolicyTable.model_validate({"class": "device.policy:Never"})
     # 10 items of history, a pool of 20: 10e6 + 20e3 operations at 2 J per 1e9
-    assert reranking_energy(config, plain, tier, 80) == pytest.approx(0.02004)
+    assert reranking_energy(config, plain, tier, 80, j_per_gflop=2.0) == pytest.approx(0.02004)
     # four lists of 20, and half of the 80 items: 10e6 + 120e3
     both = plain.model_copy(update={"update": "merge", "own": 5, "resident": 0.5})
-    assert reranking_energy(config, both, tier, 80) == pytest.approx(0.02024)
-    assert np.isnan(reranking_energy(config, plain, SimpleNamespace(model=object()), 80))
+    assert reranking_energy(config, both, tier, 80, j_per_gflop=2.0) == pytest.approx(0.02024)
+    assert np.isnan(reranking_energy(config, plain, SimpleNamespace(model=object()), 80, j_per_gflop=2.0))
+    # a device that goes on from its state reads one item: 1e6 + 20e3
+    model.flops_step = lambda candidates: 1e6 + 1e3 * candidates
+    kept = config.model_copy(update={"device": config.device.model_copy(update={"states": "incremental"})})
+    assert reranking_energy(kept, plain, tier, 80, j_per_gflop=2.0) == pytest.approx(0.00204)
+    assert reranking_energy(config, plain, tier, 80, j_per_gflop=2.0) == pytest.approx(0.02004)

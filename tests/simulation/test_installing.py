@@ -2,10 +2,14 @@
 
 import pytest
 
+from device.errors import ConfigError
 from device.fusion import Fusion
+from device.models.incremental_torch import IncrementalTorch
 from simulation.choosing.chosen import Chosen
+from simulation.config.read import check
 from simulation.config.tables import ExperimentConfig, PolicyTable
 from simulation.prepare import prepare, serving, setups
+from simulation.tier_profiles import kept_bytes
 
 SHARES = {0: 0, 0.1: 6, 0.25: 15, 0.5: 30, 1: 60}  # items of 60
 
@@ -71,3 +75,54 @@ def test_device_and_cloud_are_told_the_same_share(streamed):
     service = serving(streamed.service, policy, 12, streamed.share(policy))
     assert setup.installed.tolist() == service.installed.tolist() == sorted(streamed.popular[:15].tolist())
     assert setup.scorer.resident.tolist() == setup.installed.tolist()
+
+
+def kept(**changes):
+    """The tables of an experiment whose devices keep states."""
+    tables = config("resident").model_dump(mode="json", by_alias=True, exclude_none=True)
+    tables["device"] |= {"states": "incremental", "model": {"class": "device.models.gru4rec:GRU4Rec", "width": 6}}
+    tables["device"] |= changes
+    tables["device"].pop("cache_rows", None)
+    return tables
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"items": "streamed"}, r'states = "incremental": rows that come and go .* use items = "resident"'),
+        ({"runtime": "onnxruntime-int8"}, r'states = "incremental": ONNX files read whole histories; use runtime'),
+    ],
+)
+def test_states_that_could_not_go_on(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        check(kept(**changes), ExperimentConfig, "kept.toml")
+
+
+def test_patches_would_end_a_state():
+    tables = kept()
+    tables["cloud"]["personalizer"] = {"class": "personal_parts:Coded"}
+    with pytest.raises(ConfigError, match=r"takes no patches of \[cloud.personalizer\]: a new one would end the state"):
+        check(tables, ExperimentConfig, "kept.toml")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("device.models.sasrec:SASRec", r'\[device\] states = "incremental": SASRec counts positions .*ElasticSASRec'),
+        ("device.models.din:DIN", "DIN cannot go on from a state; give it item_table, begin"),
+        ("loop_parts:Dot", "Dot keeps no state; give it start, advance and score_state"),
+    ],
+)
+def test_models_without_a_state_are_refused_before_anything_is_trained(tmp_path, model, message):
+    tables = check(kept(model={"class": model, "width": 6}), ExperimentConfig, "kept.toml")
+    with pytest.raises(ConfigError, match=message):
+        prepare(tables, tmp_path, lambda line: None)
+    assert not (tmp_path / "models").exists()
+
+
+def test_what_a_device_with_a_state_holds(tmp_path):
+    """A layer of 6 and the last state of 6, float32; and what that showed at the last request, 6 more."""
+    made = check(kept(training={"epochs": 1, "patience": 0}), ExperimentConfig, "kept.toml")
+    (tier,) = prepare(made, tmp_path, lambda line: None).installed
+    assert isinstance(tier.model, IncrementalTorch)
+    assert kept_bytes(made, tier) == 4 * (6 + 6 + 6)

@@ -15,6 +15,7 @@ from device.models.personal_torch import PersonalTorch
 from simulation.config.parts import Plugin
 from simulation.config.read import check
 from simulation.config.tables import ExperimentConfig
+from simulation.conformance.check import conformance
 from simulation.fingerprint import fingerprint
 from simulation.handout import read_handout, write_handout
 from simulation.installing import trained_reranker
@@ -230,7 +231,20 @@ def test_halves_of_two_layouts_are_refused():
         device_half(object())
 
 
-def test_a_sweep_says_that_it_knows_no_patches(tmp_path):
-    (tmp_path / "tiny.toml").write_text(toml())
-    with pytest.raises(ConfigError, match="patches"):
+def test_a_sweep_says_that_its_bounds_know_no_rarer_patches(tmp_path):
+    (tmp_path / "tiny.toml").write_text(toml().replace("width = 8", "width = 8\nwhen = { every = 3 }"))
+    with pytest.raises(ConfigError, match="every = 3"):
         plans(tmp_path / "tiny.toml", [])
+
+
+@pytest.mark.parametrize("named", ["solid:Solid", "cki:CkiPersonal"])
+def test_heads_of_published_methods_travel_in_a_run(named, tmp_path):
+    """By their names alone: 2 (8 x 8 + 8) weights of four bytes, and a header, with every reply."""
+    own = OWN.replace("personal_parts:Coded", f"cloud.personalizers.{named}").replace("width = 8\n", "code = 4\n")
+    folder = run(made(toml(own + MODEL)), tmp_path)
+    book = pd.read_parquet(folder / "ledger.parquet")
+    assert (book[book.kind == "patch"].nbytes == HEADER + 576).all()
+    assert len(book[book.kind == "patch"]) == len(book[book.kind == "candidates"]) > 0
+    options = ["model.class=device.models.sasrec:SASRec", "model.width=8", "model.blocks=1", "code=4"]
+    findings = conformance("personalizer", f"cloud.personalizers.{named}", options)
+    assert [finding.message for finding in findings if not finding.ok] == []

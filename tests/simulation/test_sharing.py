@@ -7,13 +7,17 @@ import pytest
 import torch
 from loop_parts import Dot, World, random_timeline
 
+from cloud.delivery import nothing
 from device.models.din import DIN
+from device.models.elastic import ElasticSASRec
 from device.models.gru4rec import GRU4Rec
+from device.models.incremental_torch import IncrementalTorch
 from device.models.sasrec import SASRec
 from device.models.torch_model import TorchModel
 from device.policy import Consistency
 from device.scoring import ModelScorer
 from device.seeds import rng
+from simulation.replay import Shard
 from simulation.sweep.sharing import SharedScores, shared
 
 N, LENGTH, DEVICES, STEPS = 50, 6, 9, 7
@@ -142,8 +146,8 @@ def test_a_replay_with_shared_scores_decides_the_same():
         shard = world.shard()
         (fleet,) = shard.fleets
         if share:
-            fleet.setup = replace(fleet.setup, scorer=shared(fleet.setup.scorer, 30, 6, lived.histories))
-            assert isinstance(fleet.setup.scorer, SharedScores)
+            fleet.scorer = shared(fleet.setup.scorer, 30, 6, lived.histories)
+            assert isinstance(fleet.scorer, SharedScores)
         delivery, waves = world.install(), []
         for number in range(1, 7):
             wave = shard.wave(number, delivery)
@@ -153,3 +157,44 @@ def test_a_replay_with_shared_scores_decides_the_same():
     assert 20 < columns[0]["asked"].sum() < 160
     for name, values in columns[0].items():
         np.testing.assert_array_equal(columns[1][name], values, err_msg=name)
+
+
+class Looks:
+    """Asks at every third step, and keeps what it saw."""
+
+    def __init__(self):
+        self.seen = []
+
+    def urgency(self, view, draws):
+        self.seen.append((view.device_scores, view.state, view.asked_state, view.own))
+        return (view.step % 3 == 0).astype(np.float64)
+
+
+@pytest.mark.parametrize("module", [lambda: GRU4Rec(N, width=8), lambda: ElasticSASRec(N, width=8, items=8, length=4)])
+def test_states_that_go_on_are_shared_as_a_fleet_has_them(module, monkeypatch):
+    """Items leave the window from the first step on, so whoever read the window again would see something else."""
+    monkeypatch.setattr("simulation.sweep.sharing.PORTION", 7)
+    lived = random_timeline(30, 6, N, length=LENGTH)
+    lived.items[::4, 4:] = 0  # some stop earlier
+    seen = {}
+    for how in ("fleet", "shared", "recomputed"):
+        model, looks = IncrementalTorch(module()), Looks()
+        world = World(lived, N, model=model, policy=looks, price=0.5, own=3)
+        world.params = {k: v + rng(0, k).normal(0, 0.3, v.shape).astype(np.float32) for k, v in world.params.items()}
+        setup = replace(world.shard().fleets[0].setup, incremental=how != "recomputed")
+        if how == "shared":
+            scorer = shared(setup.scorer, 30, 6, lived.histories, going_on=lived.items)
+            assert isinstance(scorer, SharedScores)
+            setup = replace(setup, scorer=scorer)
+        shard = Shard([setup], lived, slots=8, history=LENGTH, codec=world.codec)
+        delivery = world.install()
+        for number in range(1, 7):
+            wave = shard.wave(number, delivery)
+            delivery = world.gateway.answer(wave.requests, wave.asked_at) if wave.requests else nothing()
+        seen[how] = looks.seen
+    assert len(seen["fleet"]) == 6
+    for one, other, third in zip(*seen.values(), strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+        assert np.abs(one[1] - third[1]).max() > 1e-3
+    assert np.abs(seen["fleet"][-1][2] - seen["recomputed"][-1][2]).max() > 1e-3

@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from two_tastes import KNOWN, N_ITEMS, WIDTH, backbone, batch, fast_step, hits, learn, shared_hits, untouched
 
 from cloud.options import Training
@@ -34,7 +32,7 @@ def book() -> Codebook:
 
 def solid(**options: Any) -> Solid:
     torch.manual_seed(3)
-    return Solid(backbone(), book(), **{"code": 8, "uploaded": KNOWN, **options}).eval()
+    return Solid(backbone(), **{"groups": book(), "code": 8, "uploaded": KNOWN, **options}).eval()
 
 
 def strong(**options: Any) -> Solid:
@@ -55,31 +53,6 @@ def test_k_means_finds_planted_groups_again() -> None:
         members = found.groups == group
         np.testing.assert_allclose(found.codes[group], found.table[members].mean(0), atol=1e-6)
         assert len(set(GROUPS[members])) == 1  # none is cut, and four of them are all there is
-
-
-@settings(max_examples=20, deadline=None)
-@given(items=st.integers(1, 40), count=st.integers(1, 40), kinds=st.integers(1, 3), seed=st.integers(0, 9))
-def test_every_item_is_in_its_nearest_group(items: int, count: int, kinds: int, seed: int) -> None:
-    """Also with equal items, where clusters stay empty."""
-    numbers = np.random.default_rng(seed)
-    table = numbers.standard_normal((kinds, 3)).astype(np.float32)[numbers.integers(0, kinds, items + 1)]
-    if count > items:
-        with pytest.raises(ConfigError, match="semantic groups"):
-            codebook(table, count, seed=seed)
-        return
-    made = codebook(table, count, seed=seed)
-    distance = ((table[1:, None].astype(float) - made.codes[None, 1:]) ** 2).sum(2)
-    own = np.take_along_axis(distance, made.groups[1:, None] - 1, 1)[:, 0]
-    assert (own <= distance.min(1) + 1e-3).all()  # the last round moves the centres once more
-    assert set(made.groups[1:]) <= set(range(1, count + 1))
-
-
-@pytest.mark.parametrize(("groups", "each"), [(255, 1), (256, 2)])
-def test_bytes_of_a_group_id(groups: int, each: int) -> None:
-    assert (
-        Codebook(np.zeros((3, 2), np.float32), np.zeros(3, np.int64), np.zeros((groups + 1, 2), np.float32)).id_bytes
-        == each
-    )
 
 
 def test_what_a_request_carries() -> None:
@@ -157,7 +130,7 @@ def test_the_codebook_term_by_hand() -> None:
 
 def test_the_decoder_is_32_64_32() -> None:
     table = np.random.default_rng(0).standard_normal((13, 32)).astype(np.float32)
-    made = Solid(backbone(width=32), codebook(table, 4, seed=0))
+    made = Solid(backbone(width=32), groups=codebook(table, 4, seed=0))
     assert [tuple(p.shape) for p in made.decoder.parameters()] == [(64, 32), (64,), (32, 64), (32,)]
     assert {name: part.nbytes for name, part in made.layout.items()} == {"head": 8448}
 
@@ -165,7 +138,7 @@ def test_the_decoder_is_32_64_32() -> None:
 @pytest.mark.parametrize("options", [{}, {"upload": "semantics"}, {"loss": "bce"}])
 def test_training_reaches_every_parameter_and_no_code(options: dict[str, Any]) -> None:
     torch.manual_seed(3)
-    made = Solid(backbone(KNOWN), book(), code=8, **options)
+    made = Solid(backbone(KNOWN), groups=book(), code=8, **options)
     codes = made.codes.clone()
     assert untouched(made, 2) == set()
     assert torch.equal(made.codes, codes)
@@ -219,8 +192,46 @@ def test_the_trainer_keeps_and_restores_it(tmp_path: Path) -> None:
     fast_step(made)
 
 
+def clustered(**options: Any) -> Solid:
+    """One that goes on from a model with the planted embeddings, and has to find their groups itself."""
+    torch.manual_seed(3)
+    start = backbone()
+    with torch.no_grad():
+        start.item.weight.copy_(torch.from_numpy(book().table))
+        start.item.weight[0] = 0
+    return Solid(start, **{"groups": 4, "code": 8, "uploaded": KNOWN, **options}).eval()
+
+
+@pytest.mark.parametrize("upload", ["items", "semantics"])
+def test_groups_are_found_when_training_begins(upload: str, tmp_path: Path) -> None:
+    made = clustered(upload=upload)
+    assert made._holder.get_buffer("groups").tolist() == [0, *[1, 2, 3, 4] * 3]  # none found yet
+    made.reset()
+    groups = made._holder.get_buffer("groups").clone()
+    found = {int(groups[i]): set(GROUPS[groups == groups[i]]) for i in range(1, N_ITEMS + 1)}
+    assert sorted(found) == [1, 2, 3, 4]
+    assert all(len(planted) == 1 for planted in found.values())
+    assert torch.equal(made.group.weight, made.codes)
+    for group in found:
+        torch.testing.assert_close(made.codes[group], made.table[groups == group].mean(0))
+    again = clustered(upload=upload)
+    again.load_state_dict(made.state_dict())
+    assert torch.equal(again.patches(HISTORY)["head"], made.patches(HISTORY)["head"])  # found groups are kept
+
+
+def test_there_are_no_more_groups_than_items() -> None:
+    made = Solid(backbone())
+    assert made.codes.shape == (N_ITEMS + 1, WIDTH)
+    made.reset()
+    assert sorted(made.get_buffer("groups").tolist()) == list(range(N_ITEMS + 1))
+    assert Solid(backbone(), groups=3).id_bytes == 1
+
+
 def test_wrong_codebooks_are_refused() -> None:
+    for groups in (0, "many"):
+        with pytest.raises(ConfigError, match="1 or more"):
+            solid(groups=groups)
     with pytest.raises(ConfigError, match="embeddings of that catalogue and width"):
-        Solid(backbone(width=8), book())
+        Solid(backbone(width=8), groups=book())
     with pytest.raises(ConfigError, match="no place for the codebook's term"):
         solid(loss="positions")

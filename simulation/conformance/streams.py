@@ -1,0 +1,36 @@
+"""What the conformance kit asks of a generator that learns from what happens: that it does not hear the future."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cloud.generator import Generated
+from cloud.stream import Listens, Stream
+from device.check import Finding
+from device.seeds import rng
+from simulation.conformance.made_up import N_ITEMS
+from simulation.conformance.policies import finding
+
+ASKED_AT = 3600.0
+
+
+def clicks(until: float = 2 * ASKED_AT) -> Stream:
+    """What twenty users of ten clicks each did before `until`; the same at every call."""
+    numbers = rng(0, "conformance", "stream")
+    at = np.sort(numbers.uniform(0, 2 * ASKED_AT, (20, 10))).ravel()
+    item = numbers.integers(1, N_ITEMS + 1, 200).astype(np.int32)
+    whole = Stream.of(np.repeat(np.arange(20), 10), item, at)
+    heard = whole.at < until
+    return Stream(whole.at[heard], whole.item[heard], whole.before[heard])
+
+
+def hearing(made: Any, first: Generated, ask: Callable[[], Generated]) -> list[Finding]:
+    """Whether the lists `first`, asked for at ASKED_AT, are the same where the stream ends there; [] for the deaf."""
+    if not isinstance(made, Listens):
+        return []
+    made.listen(clicks(until=ASKED_AT))
+    again = ask()
+    same = np.array_equal(first.items, again.items) and np.array_equal(first.scores, again.scores)
+    wrong = "clicks at or after the time of a request change its list; use what was clicked before `at` only"
+    return [finding("time", same, "no later click counts", wrong)]

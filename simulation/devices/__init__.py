@@ -1,0 +1,1 @@
+"""`tandemrec devices`: device methods over the same lists: accuracy, bytes, operations, milliseconds."""

@@ -1,0 +1,104 @@
+"""Users that are no devices: none of the fleet's clicks is in the stream, and the catalogue stays whole."""
+
+import numpy as np
+import pytest
+from hand_made import dataset
+from tiny import TOML, refused, tandemrec, written
+
+from device.errors import ConfigError
+from simulation.data.build import sampled
+from simulation.data.outside import set_aside
+from simulation.data.read import read
+
+HOURS = 20.0 * 3600
+
+
+def rows(users=60, clicks=12, articles=30, seed=0):
+    """(user, article, second): articles are read in the order of their numbers, a few at any time."""
+    numbers = np.random.default_rng(seed)
+    made = []
+    for user in range(users):
+        at = np.sort(numbers.choice(int(HOURS), clicks, replace=False))
+        newest = (at / HOURS * (articles - 5)).astype(int)
+        made += [(f"u{user:03d}", f"a{n + numbers.integers(5):03d}", int(t)) for n, t in zip(newest, at, strict=True)]
+    return made
+
+
+def file(folder, made):
+    path = folder / "interactions.csv"
+    path.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in made), encoding="utf-8")
+    return path
+
+
+def test_by_hand():
+    data = dataset([[1, 2], [3], [2, 4, 1]], [[5.0, 9.0], [1.0], [2.0, 7.0, 8.0]])
+    kept = sampled(3, 1)
+    (inside,) = np.flatnonzero(kept)
+    cut = set_aside(data, 1)
+    assert cut.users.tolist() == data.users[kept].tolist()
+    assert cut.item.tolist() == data.item[data.offsets[inside] : data.offsets[inside + 1]].tolist()
+    assert cut.items.tolist() == data.items.tolist()  # the whole catalogue
+    clicks = sorted((data.at[e], data.item[e]) for e in range(6) if data.owner[e] != inside)
+    assert list(zip(cut.outside.at, cut.outside.item, strict=True)) == clicks
+    assert cut.content_hash() != set_aside(data, 2).content_hash()
+
+
+def test_the_devices_are_those_of_a_run_without_a_stream(tmp_path):
+    made = rows()
+    path = file(tmp_path, made)
+    plain, cut = (read(path, seed=3, limit_users=20, stream=stream) for stream in (False, True))
+    assert plain.outside is None
+    assert cut.users.tolist() == plain.users.tolist()
+    assert cut.offsets.tolist() == plain.offsets.tolist()
+    assert cut.items[cut.item - 1].tolist() == plain.items[plain.item - 1].tolist()
+    assert cut.at.tolist() == plain.at.tolist()
+    devices = set(cut.users)
+    others = [(t, i) for u, i, t in made if u not in devices]
+    heard = zip(cut.outside.at.tolist(), cut.items[cut.outside.item - 1].tolist(), strict=True)
+    assert sorted(heard) == sorted(others)
+    assert len(others) == 40 * 12
+
+
+def test_what_the_fleet_clicks_does_not_change_the_stream(tmp_path):
+    made = rows()
+    cut = read(file(tmp_path, made), seed=3, limit_users=20, stream=True)
+    devices = set(cut.users)
+    changed = [(u, "a000" if u in devices else i, t) for u, i, t in made]
+    again = read(file(tmp_path, changed), seed=3, limit_users=20, stream=True)
+    for one, other in ((cut, again),):
+        assert one.outside.at.tolist() == other.outside.at.tolist()
+        named, renamed = (data.items[data.outside.item - 1].tolist() for data in (one, other))
+        assert named == renamed
+
+
+@pytest.mark.parametrize("users", [None, 60, 100])
+def test_somebody_must_be_outside(tmp_path, users):
+    with pytest.raises(ConfigError, match="set \\[data\\] users to fewer"):
+        read(file(tmp_path, rows()), seed=3, limit_users=users, stream=True)
+
+
+def test_times_must_be_recorded():
+    with pytest.raises(ConfigError, match="recorded times"):
+        set_aside(dataset([[1], [2]]), 1)
+
+
+def news(folder, data="users = 30\nstream = true", generator="cloud.generators.recent:Recent"):
+    path = file(folder, rows())
+    text = TOML.replace(
+        "split = { leave_last = 3, validation = 2 }\nsynthetic = { users = 40, items = 80, topics = 5, length = 16 }",
+        f'path = "{path}"\n{data}\nsplit = {{ global_time = [0.6, 0.8] }}',
+    ).replace("cloud.generators.floors:Markov", generator)
+    return written(folder, text)
+
+
+def test_a_run_of_the_news_generator(tmp_path):
+    said = tandemrec("run", news(tmp_path), "--runs", tmp_path / "runs")
+    assert said.code == 0, said.err
+    (folder,) = (tmp_path / "runs").glob("tiny-*")
+    assert (folder / "summary.json").exists()
+
+
+def test_it_needs_a_stream(tmp_path):
+    assert "learns from [data] stream; set it" in refused(
+        tandemrec("run", news(tmp_path, "users = 30"), "--runs", tmp_path / "runs")
+    )
