@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from device.item_tables import quantised, unquantised
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -15,11 +17,9 @@ class Rows:
 
     @classmethod
     def of(cls, table: NDArray[np.generic]) -> "Rows":
-        """Quantise a table [n_items + 1, d]: the largest magnitude of a row becomes 127."""
-        values = np.asarray(table, np.float32)
-        scale = np.maximum(np.abs(values).max(1), np.float32(1e-12)) / np.float32(127)
-        return cls(np.rint(values / scale[:, None]).astype(np.int8), scale)
+        """Of a table [n_items + 1, d]; see `device.item_tables.quantised`."""
+        return cls(*quantised(table))
 
     def table(self) -> NDArray[np.float32]:
         """[n_items + 1, d] float32: what a device reads from the rows it received."""
-        return self.codes * self.scale[:, None]
+        return unquantised(self.codes, self.scale)

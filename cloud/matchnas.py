@@ -7,26 +7,23 @@ measured too. The training that goes before it is `cloud.supernet` with `cloud.u
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.subnet_predictor import Predictor, rank_correlation
+from cloud.subnet_predictor import Predictor, held_out, rank_correlation
 from device.errors import ConfigError
 from device.seeds import rng
-from device.subnet import SubnetSpec, smallest
+from device.subnet import KINDS, SubnetSpec, smallest
 
 Floats = NDArray[np.float64]
 Fits: TypeAlias = Callable[[SubnetSpec], bool]
 Worth: TypeAlias = Callable[[Sequence[SubnetSpec]], Floats]
-EXHAUSTIVE = 1000
-"""Up to so many subnets all are looked at; beyond, they are bred."""
-POPULATION, GENERATIONS, CHANGED = 64, 20, 0.3
-"""Of the evolutionary search: parents kept, rounds, chance that a size is drawn anew. Once-for-All: 100, 500, 0.1."""
+PROBES = 12
+"""At most so many subnets are measured to fit the predictor; of a small space a quarter, so that it has a say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,7 @@ class Tried:
 
     spec: SubnetSpec
     measured: float  # NDCG@10 on validation; NaN where its latency ruled it out before
-    predicted: float  # of a probe: by a predictor that was fitted on the other probes
+    predicted: float  # before it was measured; of a probe: by a predictor that knows the other probes alone
     cost: Cost
     exceeded: tuple[str, ...]  # the limits it is above
     why: Literal["probe", "finalist"]  # to fit the predictor, or for its predicted value
@@ -108,7 +105,7 @@ class Found:
         measured: its NDCG@10 on validation. It is the best of those tried, so somewhat too high.
         predicted: what was foretold of it before it was measured.
         tried: all that were measured, in this order.
-        rank_correlation: Spearman's, of measured and predicted over the probes.
+        rank_correlation: Spearman's, of measured and predicted over all that were measured.
     """
 
     spec: SubnetSpec
@@ -119,43 +116,51 @@ class Found:
 
 
 def search(
-    specs: Sequence[SubnetSpec], bench: Bench, limits: Limits, *, seed: int, probes: int = 12, finalists: int = 4
+    specs: Sequence[SubnetSpec],
+    bench: Bench,
+    limits: Limits,
+    *,
+    seed: int,
+    probes: int | None = None,
+    finalists: int = 4,
 ) -> Found:
     """The best of `specs` within `limits`; the same for the same seed, as far as latencies are measured the same.
 
-    So many `probes`, the same for all limits, are measured to fit a predictor of NDCG@10, and one of latency where that
-    is limited. Then `finalists` times the subnet that promises most is measured, and teaches the predictors. All that
-    were measured and are within the limits compete. ConfigError where none is, naming the smallest and its cost.
+    So many `probes`, the same for all limits (a quarter of `specs`, 2..PROBES), are measured to fit a predictor of
+    NDCG@10, and one of latency where that is limited. Then `finalists` times the subnet that promises most is measured,
+    and teaches the predictors. All that were measured and are within the limits compete. ConfigError where none is,
+    naming the smallest and its cost.
     """
-    if probes < 3 or finalists < 1:
+    count = min(PROBES, max(2, len(specs) // 4)) if probes is None else probes
+    if count < 2 or finalists < 1:
         raise ConfigError(
-            f"search: probes = {probes}, finalists = {finalists}; expected 3 probes and 1 finalist or more"
+            f"search: probes = {count}, finalists = {finalists}; expected 2 probes and 1 finalist or more"
         )
     if len(specs) < 2 or all(limits.exceeded(bench.cost(spec)) for spec in specs):
         raise nothing_fits(specs, bench, limits)
-    tried = probed(specs, bench, limits, seed=seed, count=probes)
-    correlation = rank_correlation(*(np.array([getattr(one, of) for one in tried]) for of in ("measured", "predicted")))
+    tried = probed(specs, bench, limits, seed=seed, count=count)
     for _ in range(finalists):
         worth, fits = learned(tried, bench, limits)
         known = {one.spec for one in tried}
-        new = next((spec for spec in ranked(specs, fits, worth, seed=seed) if spec not in known), None)
-        if new is None:
+        ranked = best_first([spec for spec in specs if spec not in known and fits(spec)], worth)
+        if not ranked:
             break
-        tried.append(tested(bench, limits, new, float(worth([new])[0])))
+        tried.append(tested(bench, limits, ranked[0], float(worth(ranked[:1])[0])))
     fitting = [one for one in tried if not one.exceeded]
     if not fitting:
         raise nothing_fits(specs, bench, limits)
     best = max(fitting, key=lambda one: (one.measured, -one.cost.nbytes, -one.cost.flops))
-    return Found(best.spec, best.measured, best.predicted, tuple(tried), correlation)
+    measured = [(one.measured, one.predicted) for one in tried if not math.isnan(one.measured)]
+    return Found(best.spec, best.measured, best.predicted, tuple(tried), rank_correlation(*np.array(measured).T))
 
 
 def probed(specs: Sequence[SubnetSpec], bench: Bench, limits: Limits, *, seed: int, count: int) -> list[Tried]:
     """The smallest, the largest, and others drawn with the seed, measured whatever they cost."""
     order = [specs[row] for row in rng(seed, "matchnas", "probes").permutation(len(specs))]
-    largest = max(specs, key=lambda spec: (spec.items, spec.width, spec.blocks, spec.table != "int8"))
+    largest = max(specs, key=lambda spec: (spec.items, spec.width, spec.blocks, -KINDS.index(spec.table)))
     drawn = list(dict.fromkeys([smallest(specs), largest, *order]))[:count]
     values = np.array([bench.value(spec) for spec in drawn])
-    foretold = Predictor.fit(drawn, values).held_out
+    foretold = held_out(drawn, values)
     made = []
     for spec, value, predicted in zip(drawn, values.tolist(), foretold.tolist(), strict=True):
         cost = timed(bench, limits, spec)
@@ -193,40 +198,10 @@ def learned(tried: Sequence[Tried], bench: Bench, limits: Limits) -> tuple[Predi
     return worth, fits
 
 
-def ranked(specs: Sequence[SubnetSpec], fits: Fits, worth: Worth, *, seed: int) -> list[SubnetSpec]:
-    """Those that fit, the most promising first: of all where these are few, else of those that are bred."""
-    if len(specs) <= EXHAUSTIVE:
-        return best_first([spec for spec in specs if fits(spec)], worth)
-    return bred(specs, fits, worth, seed=seed)
-
-
-def bred(specs: Sequence[SubnetSpec], fits: Fits, worth: Worth, *, seed: int) -> list[SubnetSpec]:
-    """An evolutionary search: sizes of two parents mixed, some drawn anew; what does not fit is never born.
-
-    The best first of all that lived.
-    """
-    draw, offered = rng(seed, "matchnas", "evolution"), set(specs)
-    genes = [sorted(set(column)) for column in zip(*map(astuple, specs), strict=True)]
-    order = (specs[row] for row in draw.permutation(len(specs)))
-    lived = dict.fromkeys(islice((spec for spec in order if fits(spec)), POPULATION))
-    for _ in range(GENERATIONS if lived else 0):
-        parents = best_first(lived, worth)[:POPULATION]
-        for pair in draw.integers(len(parents), size=(POPULATION, 2)):
-            pairs = zip(*(astuple(parents[one]) for one in pair), strict=True)
-            mixed = [both[draw.integers(2)] for both in pairs]
-            fresh = [kinds[draw.integers(len(kinds))] for kinds in genes]
-            anew = draw.random(len(genes)) < CHANGED
-            child = SubnetSpec(*(new if change else old for new, change, old in zip(fresh, anew, mixed, strict=True)))
-            if child not in lived and child in offered and fits(child):
-                lived[child] = None
-    return best_first(lived, worth)
-
-
-def best_first(specs: Iterable[SubnetSpec], worth: Worth) -> list[SubnetSpec]:
+def best_first(specs: Sequence[SubnetSpec], worth: Worth) -> list[SubnetSpec]:
     """By predicted value; equals by label."""
-    found = list(specs)
-    values = worth(found).tolist() if found else []
-    return [spec for _, _, spec in sorted(zip([-value for value in values], map(str, found), found, strict=True))]
+    values = worth(specs).tolist() if specs else []
+    return [spec for _, _, spec in sorted(zip([-value for value in values], map(str, specs), specs, strict=True))]
 
 
 def nothing_fits(specs: Sequence[SubnetSpec], bench: Bench, limits: Limits) -> ConfigError:

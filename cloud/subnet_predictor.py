@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from device.errors import ConfigError
-from device.subnet import SubnetSpec
+from device.subnet import SubnetSpec, family
 
 Floats = NDArray[np.float64]
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -18,31 +18,28 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 class Predictor:
     """Ridge regression on the logarithms of a subnet's sizes, their squares and their products.
 
-    The strength of the ridge is the one with the smallest squared error of the values left out one by one.
+    The strength of the ridge is the one with the smallest squared error of the values left out one by one. So these
+    errors are no measure of the predictor; `held_out` is.
     """
 
     mean: Floats  # [F] of the features
     spread: Floats  # [F]
     weights: Floats  # [F]
     bias: float
-    held_out: Floats  # [N] of each subnet it was fitted on, by the others
 
     @classmethod
     def fit(cls, specs: Sequence[SubnetSpec], values: Floats) -> "Predictor":
-        """From measured `values` [N] of `specs`; ConfigError for fewer than two, or values that are no numbers."""
-        if len(specs) < 2 or len(specs) != len(values) or not np.isfinite(values).all():
+        """From measured `values` [N] of `specs`; ConfigError for none, or values that are no numbers."""
+        if not len(specs) or len(specs) != len(values) or not np.isfinite(values).all():
             raise ConfigError(
-                f"predictor: {len(specs)} subnets with values {values}; measure two at least, with finite values"
+                f"predictor: {len(specs)} subnets with values {values}; measure one at least, with finite values"
             )
         raw = features(specs)
         mean, spread = raw.mean(0), np.where(raw.std(0) > 1e-9, raw.std(0), 1.0)
         x = (raw - mean) / spread
-        held_out, ridge = min(
-            ((left_out(x, values, ridge), ridge) for ridge in RIDGES),
-            key=lambda made: float(((made[0] - values) ** 2).sum()),
-        )
+        ridge = min(RIDGES, key=lambda ridge: float(((left_out(x, values, ridge) - values) ** 2).sum()))
         weights, bias = solved(x, values, ridge)
-        return cls(mean, spread, weights, bias, held_out)
+        return cls(mean, spread, weights, bias)
 
     def __call__(self, specs: Sequence[SubnetSpec]) -> Floats:
         """[N] what `specs` are worth."""
@@ -60,10 +57,9 @@ def features(specs: Sequence[SubnetSpec]) -> Floats:
 
 
 def bits(spec: SubnetSpec) -> float:
-    """Of one item's embedding as installed: numbers, codes of 8 bits, or its part of the buckets."""
-    kind, count = spec.table.rstrip("0123456789"), int(spec.table[-1]) if spec.table[-1].isdigit() else 1
-    each = {"float": 32 * spec.items, "int": 8 * spec.items, "code": 8 * count, "hash": 32 * spec.items / count}
-    return each[kind]
+    """Of one item's embedding as installed: its numbers, or its codes of 8 bits; scales and codebooks left out."""
+    kind, number = family(spec.table)
+    return 8 * number if kind == "code" else number * spec.items
 
 
 def solved(x: Floats, values: Floats, ridge: float) -> tuple[Floats, float]:
@@ -75,8 +71,22 @@ def solved(x: Floats, values: Floats, ridge: float) -> tuple[Floats, float]:
     return weights, bias - float(middle @ weights)
 
 
+def held_out(specs: Sequence[SubnetSpec], values: Floats) -> Floats:
+    """[N] each of `values` [N] as a predictor foretells it that knows the others alone, its ridge chosen among them.
+
+    ConfigError for fewer than two.
+    """
+    made = np.empty(len(specs))
+    for row, spec in enumerate(specs):
+        others = [*specs[:row], *specs[row + 1 :]]
+        made[row] = Predictor.fit(others, np.delete(values, row))([spec])[0]
+    return made
+
+
 def left_out(x: Floats, values: Floats, ridge: float) -> Floats:
-    """[N] each value as the others foretell it."""
+    """[N] each value as the others foretell it with one ridge; a value without others as itself."""
+    if len(x) < 2:
+        return values
     rows = np.arange(len(x))
     found = np.empty(len(x))
     for row in rows:

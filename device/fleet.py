@@ -44,8 +44,8 @@ class Fleet:
     def __init__(self, setup: Setup, devices: NDArray[np.int64], histories: Items, slots: int) -> None:
         size = len(devices)
         self.setup, self.devices = setup, devices
-        self.personal = personal(setup.scorer, devices)
         self.states = incremental(setup.scorer, devices, histories.shape[1]) if setup.incremental else None
+        self.personal = personal(setup.scorer, devices, self.states)
         self.scorer = self.personal or self.states or setup.scorer
         self.history = histories.astype(np.int32)
         self.asked_history = self.history.copy()  # as it was uploaded with the last request

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from device.errors import ContractError
 from device.incremental import AdvancesInPlace, Incremental, OnDemand, RanksFromState, ShowsState, State, state_bytes
 from device.model import Items, Scores
+from device.personal import Continued
 from device.scoring import SCORING_BATCH, ModelScorer, Rows, Scorer, batches
 
 ALIGNED = 64  # bytes
@@ -151,9 +152,13 @@ class IncrementalScorer:
 def incremental(scorer: Scorer, devices: Rows, length: int) -> IncrementalScorer | None:
     """What keeps the states of `devices` [D] with histories of `length` items; None beside a scorer that looks them up.
 
-    ContractError where the model has none.
+    Of a model that patches work in, the states are those of its body. ContractError where the model has none.
     """
-    return IncrementalScorer(scorer, devices, length) if isinstance(scorer, ModelScorer) else None
+    if not isinstance(scorer, ModelScorer):
+        return None
+    if isinstance(model := scorer.model, Continued):
+        scorer = ModelScorer(model.body(), model.body_params(scorer.params))
+    return IncrementalScorer(scorer, devices, length)
 
 
 def follow(rows: Rows) -> bool:

@@ -86,3 +86,20 @@ class Headed(Personalized, Protocol):
     def catalogue_behind(self, params: Parameters, patches: Patches, state: Scores) -> Scores:
         """Scores [B, n + 1] of all items by `state` [B, d]; column 0 is ignored."""
         ...
+
+
+@runtime_checkable
+class Continued(Headed, Protocol):
+    """A model of two halves whose body goes on from a state, item by item (see `device/incremental.py`)."""
+
+    def body(self) -> DeviceModel:
+        """The body alone, Incremental and ShowsState: it shows what `before` gives. ContractError where it cannot."""
+        ...
+
+    def body_params(self, params: Parameters) -> Parameters:
+        """The parameters of the body; the same mapping again for the same `params`."""
+        ...
+
+    def shown_behind(self, params: Parameters, state: Scores) -> Scores:
+        """What `HasState.state` shows, [B, e] float32, by `state` [B, d] of the body."""
+        ...

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.errors import ContractError
+from device.incremental_scorer import IncrementalScorer
 from device.model import Items, Scores
-from device.personal import Headed, Part, Patches, Personalized
+from device.personal import Continued, Headed, Part, Patches, Personalized
 from device.personal_codec import decode_personal, split
 from device.scoring import ModelScorer, Rows, Scorer, batches
 
@@ -28,13 +29,15 @@ class PersonalScorer:
         inner: the shared model, which answers for the state: one state then means the same under every patch.
         model: that model, as what takes patches.
         devices: [D] device numbers, ascending.
-        states: what answers for the body of a Headed model, as an IncrementalScorer of the body alone; None = `Bodies`.
+        states: what answers for the body of a Headed model, as an IncrementalScorer of the body alone, and where the
+            model is Continued also for `state`; None = `Bodies`.
     """
 
     def __init__(self, inner: ModelScorer, model: Personalized, devices: Rows, *, states: States | None = None) -> None:
         self.inner, self.model, self.devices = inner, model, devices
         self.headed = model if isinstance(model, Headed) else None
         self.states = (states or Bodies(inner, self.headed, devices)) if self.headed else stateless
+        self.continued = model if states is not None and isinstance(model, Continued) else None
         self.layout = dict(model.layout)
         self.held = {name: np.repeat(value[None], len(devices), axis=0) for name, value in model.unpatched().items()}
         self.coming = {name: waiting(self.layout[name], values).copy() for name, values in self.held.items()}
@@ -78,7 +81,11 @@ class PersonalScorer:
 
     def state(self, device: Rows, step: Rows, history: Items) -> Scores:
         """See Scorer."""
-        return self.inner.state(device, step, history)
+        if self.continued is None:
+            return self.inner.state(device, step, history)
+        state, params, model = self.states(device, step, history), self.inner.params, self.continued
+        parts = [model.shown_behind(params, state[filled])[: len(rows)] for rows, filled in batches(len(state))]
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
     def _patches(self, place: Rows) -> Patches:
         return {name: values[place] for name, values in self.held.items()}
@@ -151,8 +158,8 @@ def stateless(device: Rows, step: Rows, history: Items) -> Scores:
     return np.zeros((len(history), 0), np.float32)
 
 
-def personal(scorer: Scorer, devices: Rows) -> PersonalScorer | None:
-    """What keeps the patches of `devices` [D]; None where the model takes none."""
+def personal(scorer: Scorer, devices: Rows, kept: IncrementalScorer | None = None) -> PersonalScorer | None:
+    """What keeps the patches of `devices` [D], beside what keeps their states; None where the model takes no patch."""
     if isinstance(scorer, ModelScorer) and isinstance(scorer.model, Personalized):
-        return PersonalScorer(scorer, scorer.model, devices)
+        return PersonalScorer(scorer, scorer.model, devices, states=kept.state if kept else None)
     return None

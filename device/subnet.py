@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.errors import ConfigError
-from device.item_tables import Arrays, coded, coded_shapes, hashed, hashed_shapes, uncoded, unhashed
+from device.item_tables import Arrays, coded, coded_shapes, quantised, uncoded, unquantised
 from device.model import DeviceModel, Parameters
 
 HEAD = 8  # channels of an attention head; widths are whole heads
-Table = Literal["float32", "hash2", "int8", "hash4", "hash8", "code8", "code4", "code2"]
-"""Roughly from large to small."""
+Table = Literal["float32", "int8", "code8", "code4", "code2"]
+"""Roughly from large to small; why there are no hashed tables: docs/decisions/0022-no-hashed-item-tables.md."""
 KINDS: tuple[Table, ...] = get_args(Table)
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+Sizes: TypeAlias = Mapping[str, tuple[tuple[int, ...], int]]  # shape, bytes of a number
 _LABEL = re.compile(rf"w(\d+)-b(\d+)-e(\d+)(?:-({'|'.join(KINDS[1:])}))?")
 
 
@@ -30,8 +31,7 @@ class SubnetSpec:
         blocks: how many of the first blocks.
         items: numbers in an item's embedding.
         table: how the item table is installed; "int8" is one code per number and one float32 scale per item, "code4"
-            sums of code vectors from four codebooks, "hash8" sums of two buckets, one bucket per eight items.
-            Codes and buckets are fitted after training, see `device.item_tables`.
+            sums of code vectors from four codebooks, fitted after training; see `device.item_tables`.
     """
 
     width: int
@@ -62,7 +62,7 @@ class SubnetSpec:
 
     @property
     def in_training(self) -> "SubnetSpec":
-        """The subnet that is trained for this one: with a float32 table where codes or buckets are fitted to it."""
+        """The subnet that is trained for this one: with a float32 table where codes are fitted to it."""
         return self if self.table == "int8" else replace(self, table="float32")
 
     def within(self, large: "SubnetSpec") -> bool:
@@ -99,11 +99,10 @@ class Size:
     @classmethod
     def of(cls, shapes: Shapes, spec: SubnetSpec, *, item_table: str, flops: float) -> "Size":
         """From the shapes of float32 parameters."""
-        body = {name: (shape, 4) for name, shape in shapes.items() if name != item_table}
-        rows, columns = shapes[item_table]
-        table = {_joined(item_table, part): found for part, found in table_shapes(rows, columns, spec.table).items()}
+        arrays = {name: (shape, 4) for name, shape in shapes.items()}
+        body = {name: array for name, array in arrays.items() if name != item_table}
         parameters = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
-        return cls(parameters, patch_nbytes(body | table), patch_nbytes(body), flops)
+        return cls(parameters, installed_nbytes(arrays, spec, item_table=item_table), patch_nbytes(body), flops)
 
 
 def grid(large: SubnetSpec) -> tuple[SubnetSpec, ...]:
@@ -129,58 +128,36 @@ def leading(array: NDArray[np.generic], shape: tuple[int, ...], stacked: int = 1
     return cut.reshape(shape).copy()
 
 
-def quantised(table: NDArray[np.generic]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(codes [n, e], scale [n]) of a table [n, e]: the largest magnitude of a row becomes 127."""
-    values = np.asarray(table, np.float32)
-    scale = np.maximum(np.abs(values).max(1), np.float32(1e-12)) / np.float32(127)
-    return np.rint(values / scale[:, None]).astype(np.int8), scale
-
-
-def rounded(table: NDArray[np.generic]) -> NDArray[np.float32]:
-    """[n, e] float32: what a device reads from the int8 form of a table."""
-    codes, scale = quantised(table)
-    read: NDArray[np.float32] = codes * scale[:, None]
-    return read
-
-
 def encoded(table: NDArray[np.generic], kind: Table) -> Arrays:
     """What is installed of a table [n + 1, e], by part; the part of a float32 table has no name."""
-    family, number = _family(kind)
-    if family == "code":
+    name, number = family(kind)
+    if name == "code":
         return coded(table, number)
-    if family == "hash":
-        return hashed(table, number)
     if kind == "int8":
         codes, scale = quantised(table)
         return {"codes": codes, "scale": scale}
     return {"": table}
 
 
-def decoded(parts: Arrays, kind: Table, rows: int) -> NDArray[np.generic]:
-    """[rows, e]: the table that a device reads from what `encoded` gives."""
-    family, _ = _family(kind)
-    if family == "code":
+def decoded(parts: Arrays, kind: Table) -> NDArray[np.generic]:
+    """[n + 1, e]: the table that a device reads from what `encoded` gives."""
+    if family(kind)[0] == "code":
         return uncoded(parts)
-    if family == "hash":
-        return unhashed(parts, rows)
     if kind == "int8":
-        codes, scale = (np.asarray(parts[name], np.float32) for name in ("codes", "scale"))
-        return codes * scale[:, None]
+        return unquantised(parts["codes"], parts["scale"])
     return parts[""]
 
 
 def as_read(table: NDArray[np.generic], kind: Table) -> NDArray[np.generic]:
     """[n + 1, e]: what a device reads of a table that is installed as `kind`."""
-    return decoded(encoded(table, kind), kind, len(table))
+    return decoded(encoded(table, kind), kind)
 
 
 def table_shapes(rows: int, columns: int, kind: Table) -> dict[str, tuple[tuple[int, ...], int]]:
     """(shape, bytes of a number) of what `encoded` gives for a table [rows, columns], by part."""
-    family, number = _family(kind)
-    if family == "code":
+    name, number = family(kind)
+    if name == "code":
         return coded_shapes(rows, columns, number)
-    if family == "hash":
-        return hashed_shapes(rows, columns, number)
     if kind == "int8":
         return {"codes": ((rows, columns), 1), "scale": ((rows,), 4)}
     return {"": ((rows, columns), 4)}
@@ -195,24 +172,25 @@ def installed(params: Parameters, spec: SubnetSpec, *, item_table: str) -> Param
     return body | {_joined(item_table, part): array for part, array in parts.items()}
 
 
-def unpacked(sent: Parameters, spec: SubnetSpec, *, item_table: str, rows: int) -> Parameters:
-    """What subnet `spec` is run with, from what `installed` gives; `rows` of the table, padding included."""
-    names = {_joined(item_table, part): part for part in table_shapes(rows, 1, spec.table)}
-    body = {name: array for name, array in sent.items() if name not in names}
-    return body | {item_table: decoded({part: sent[name] for name, part in names.items()}, spec.table, rows)}
-
-
-def _family(kind: Table) -> tuple[str, int]:
-    """The kind without its number, and that."""
+def family(kind: Table) -> tuple[str, int]:
+    """The kind without its number, and that: the bits of a number, or how many codes."""
     name = kind.rstrip("0123456789")
     return name, int(kind[len(name) :])
+
+
+def installed_nbytes(arrays: Sizes, spec: SubnetSpec, *, item_table: str) -> int:
+    """Length of `encode_patch(installed(...))` for arrays of these shapes and item sizes, nothing fitted for it."""
+    (rows, columns), _ = arrays[item_table]
+    body = {name: array for name, array in arrays.items() if name != item_table}
+    table = {_joined(item_table, part): found for part, found in table_shapes(rows, columns, spec.table).items()}
+    return patch_nbytes(body | table)
 
 
 def _joined(item_table: str, part: str) -> str:
     return f"{item_table}.{part}" if part else item_table
 
 
-def patch_nbytes(arrays: Mapping[str, tuple[tuple[int, ...], int]]) -> int:
+def patch_nbytes(arrays: Sizes) -> int:
     """Length of `device.patch.encode_patch` for arrays of these shapes and item sizes, without making them."""
     total = 2 + _varint(len(arrays)) + 4
     for name, (shape, itemsize) in arrays.items():

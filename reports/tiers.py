@@ -9,14 +9,18 @@ from simulation.runs import Run
 TIERS: Final = "What each tier installs, and what a step costs it"
 TIERS_NOTE: Final = (
     "Milliseconds are onnxruntime's on the computer that made this run, scaled by declared and published factors: none "
-    "was measured on a phone. Memory is weights and activations of one step, without the runtime; energy is declared "
-    "joules per operation. Tiers without a profile, and models without an ONNX file, have no such figures."
+    "was measured on a phone. Installed is model and item rows, under the policy that installs most. Memory is what is "
+    "installed, a state or cached rows beside it, and activations of one step, without the runtime; energy is declared "
+    "joules per operation. Activations are those of scoring after the whole history, also where a device goes on from "
+    "its state; its milliseconds are unknown. Tiers without a profile, and models without an ONNX file, have no such "
+    "figures."
 )
 _COLUMNS: Final[Sequence[tuple[str, str, Callable[[Any], str]]]] = (
     ("Tier", "tier", str),
     ("Profile", "profile", str),
     ("Subnet", "subnet", str),
     ("Installed", "installed_bytes", tables.size),
+    ("State", "state_bytes", tables.size),
     ("Memory", "memory_bytes", tables.size),
     ("MFLOPs / step", "flops", lambda flops: f"{flops / 1e6:.3g}"),
     ("Energy / step", "joules", tables.joules),

@@ -4,12 +4,11 @@ Radio: a message that finds it asleep wakes it (`wake_j`); it then stays awake f
 draws `tail_w`; every byte costs more on top. For messages of a few hundred bytes the tail is nearly all of it, so what
 counts is how often a device speaks, not how much it says. Power of a transfer as in Huang et al. (MobiSys 2012, Table
 4): alpha x throughput + beta, at the median throughput of our link profile of that name. Reranker: operations times
-joules per operation.
+joules per operation, all those of the shared model: patches save none, see `simulation.tier_profiles.operations`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from simulation.objects import link_of, tiers
 from simulation.prepare import Prepared
 from simulation.replay import Columns
 from simulation.schema import AT, DEVICE, DIRECTION, INSTALLATION_KINDS, KIND, NBYTES, UP
-from simulation.tier_profiles import joules_per_gflop
+from simulation.tier_profiles import joules_per_gflop, operations
 
 Joules = NDArray[np.float64]
 MEGABIT = 8e-6  # in a byte
@@ -104,13 +103,8 @@ def reranking_energy(
 
     `items` is the size of the catalogue. NaN for a model that does not say what it costs (`flops(length, candidates)`).
     """
-    model: Any = getattr(tier.model, "module", tier.model)
-    if not hasattr(model, "flops"):
-        return float("nan")
     scored = policy.held(config.cloud.pool) + (round(policy.resident * items) if policy.own else 0)
-    goes_on = config.device.states == "incremental" and hasattr(model, "flops_step")
-    flops = model.flops_step(scored) if goes_on else model.flops(config.device.history, scored)
-    return float(flops) / 1e9 * j_per_gflop
+    return operations(config, tier, scored) / 1e9 * j_per_gflop
 
 
 def device_energy(

@@ -154,7 +154,7 @@ def write(
         "chosen": {label: {"price": c.price, "fusion": asdict(c.fusion)} for label, c in chosen.items()},
         "decision_hash": decision_hash(steps, ledger),
         "data": dict(prepared.audit) | {"name": prepared.split.data.name, "hash": prepared.split.data.content_hash()},
-        "tiers": tier_costs(prepared.config, prepared.installed, prepared.split.data.n_items),
+        "tiers": tier_costs(prepared.config, prepared.installed, prepared.split.data.n_items, nbytes=prepared.largest),
         "protocol": protocol(job.config),
         "leakage": leakage(prepared.audit),
         "examples": examples(prepared, steps, shown),

@@ -1,5 +1,7 @@
 """From a tier's table to its reranker as devices hold it, and the bytes of its installation."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from device.model import DeviceModel, Parameters
 from device.models.incremental_torch import IncrementalTorch
 from device.models.personal_torch import PersonalTorch
 from device.models.torch_model import TorchModel, as_device_model
+from device.personal import Continued, Personalized
 from device.seeds import rng
 from simulation.collaboration import STAGES, Course
-from simulation.config.tables import ExperimentConfig, TierTable
+from simulation.config.tables import ExperimentConfig, PolicyTable, TierTable
 from simulation.objects import is_personal, make_generator, model_of
 from simulation.personalizing import trained_method
 from simulation.shelf import Shelf, training_data
@@ -48,6 +51,20 @@ class Installed:
         if len(share) < len(self.rows.scale) - 1:
             patch["ids"] = share.astype(np.int32)
         return self.nbytes + len(encode_patch(patch))
+
+
+def looked_through(policy: PolicyTable, popular: NDArray[np.int32]) -> NDArray[np.int32]:
+    """[M] the share of items `popular` [n], the most popular first, that a policy's own candidates come from, by id."""
+    return np.sort(popular[: math.ceil(policy.resident * len(popular))]) if policy.own else popular[:0]
+
+
+def largest_installation(
+    config: ExperimentConfig, installed: Sequence[Installed], popular: NDArray[np.int32]
+) -> list[int]:
+    """Bytes per tier under the policy that installs most; without first lists, patches and what policies learned."""
+    shares = [looked_through(policy, popular) for policy in config.all_policies]
+    few = {len(share): share for share in (popular[:0], *shares)}.values()
+    return [max(tier.nbytes_with(share) for share in few) for tier in installed]
 
 
 def trained_reranker(config: ExperimentConfig, shelf: Shelf, tier: TierTable) -> Any:
@@ -143,6 +160,8 @@ def with_states(config: ExperimentConfig, model: Any) -> Any:
     from torch import nn
 
     where = '[device] states = "incremental"'
+    if isinstance(model, Personalized):
+        return with_body(model, where)
     module = model.module if isinstance(model, TorchModel) else model
     try:
         found = IncrementalTorch(module) if isinstance(module, nn.Module) else module
@@ -151,6 +170,21 @@ def with_states(config: ExperimentConfig, model: Any) -> Any:
     if not isinstance(found, Incremental):
         raise ConfigError(f"{where}: {type(model).__name__} keeps no state; give it start, advance and score_state")
     return found
+
+
+def with_body(model: Personalized, where: str) -> Personalized:
+    """A model that takes patches, if its body goes on from a state; ConfigError where it does not."""
+    if not isinstance(model, Continued):
+        module = getattr(model, "module", model)
+        raise ConfigError(
+            f"{where}: patches work in all of {type(module).__name__}, or it does not say what its body shows; use a "
+            "device half whose patches work behind a body that keeps a state, as MaskedHead with relative = true does"
+        )
+    try:
+        model.body()
+    except ContractError as error:
+        raise ConfigError(f"{where}: {error}; for MaskedHead set relative = true") from error
+    return model
 
 
 def exported(config: ExperimentConfig, module: Any, folder: Path) -> Installed:

@@ -65,14 +65,25 @@ def make_generator(config: ExperimentConfig, shelf: Shelf) -> CandidateGenerator
     """The trained candidate generator, with the errors it is asked to make."""
     n, errors = shelf.split.data.n_items, config.cloud.generator_errors
     made, _ = shelf.trained(config.cloud.generator, config.cloud.training.options(), "[cloud.generator]")
+    refuse_unheard(config, made)
     if isinstance(made, Listens):
-        if shelf.split.data.outside is None:
-            raise ConfigError(f"[cloud.generator] {config.cloud.generator.class_} learns from [data] stream; set it")
+        assert shelf.split.data.outside is not None  # the table says so
         made.listen(shelf.split.data.outside)
     generator = as_generator(made, n_items=n, length=shelf.length, hide_seen=config.cloud.hide_seen)
     if errors is not None and isinstance(generator, Timed):
         raise ConfigError("[cloud.generator_errors] are not made for a generator that looks at the time; take them out")
     return generator if errors is None else DigitWriter(generator, n, **errors.model_dump())
+
+
+def refuse_unheard(config: ExperimentConfig, generator: object) -> None:
+    """ConfigError for a stream that the generator does not hear, and for one that hears where there is none."""
+    named, listens = config.cloud.generator.class_, isinstance(generator, Listens)
+    if listens and not config.data.stream:
+        raise ConfigError(f"[cloud.generator] {named} learns from [data] stream; set it")
+    if config.data.stream and not listens:
+        raise ConfigError(
+            f"[data] stream has no effect: {named} does not listen to it; take it out, or use a generator with listen"
+        )
 
 
 def tiers(config: ExperimentConfig) -> tuple[TierTable, ...]:

@@ -1,6 +1,5 @@
 """Everything before the replay: data, trained models, thresholds; kept in a folder that clients read."""
 
-import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from simulation.choosing.chosen import Chosen
 from simulation.config.tables import ExperimentConfig, PolicyTable
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split
-from simulation.installing import Installed, install, with_states
+from simulation.installing import Installed, install, largest_installation, looked_through, with_states
 from simulation.objects import (
     assign_tiers,
     is_personal,
@@ -33,9 +32,10 @@ from simulation.objects import (
     make_policy,
     make_split,
     model_of,
+    refuse_unheard,
     tiers,
 )
-from simulation.personalizing import personalization, trained_method, untrained_method
+from simulation.personalizing import device_half, personalization, trained_method, untrained_method
 from simulation.remembering import Remembering
 from simulation.replay import Timeline
 from simulation.searching import searched
@@ -74,10 +74,10 @@ class Prepared:
         """Bytes of the installation per tier under one policy: what a device looks through, it holds."""
         return [tier.nbytes_with(self.share(policy)) for tier in self.installed]
 
-
-def looked_through(policy: PolicyTable, popular: NDArray[np.int32]) -> NDArray[np.int32]:
-    """[M] the share of items `popular` [n], the most popular first, that a policy's own candidates come from, by id."""
-    return np.sort(popular[: math.ceil(policy.resident * len(popular))]) if policy.own else popular[:0]
+    @property
+    def largest(self) -> list[int]:
+        """Bytes of the largest installation per tier, see `largest_installation`."""
+        return largest_installation(self.config, self.installed, self.popular)
 
 
 def setups(
@@ -134,7 +134,8 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
     config = searched(config, shelf)
     with tempfile.TemporaryDirectory() as scratch:
         installed = tuple(install(config, shelf, tier, Path(scratch)) for tier in tiers(config))
-    refuse_misfits(config, installed)
+    popular = popularity(split)
+    refuse_misfits(config, installed, largest_installation(config, installed, popular))
     service = serves(config, split, generator, [one.rows for one in installed], assign_tiers(config, len(users)))
     if config.cloud.personalizer is not None:
         service = replace(service, personalization=personalization(config, trained_method(config, shelf)))
@@ -149,7 +150,7 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
         audit,
         root,
         name,
-        popularity(split),
+        popular,
     )
 
 
@@ -213,7 +214,8 @@ def try_plugins(config: ExperimentConfig) -> None:
         make_policy(policy)
     make_links(config)
     small = given(n_items=2, length=2)
-    build(config.cloud.generator.class_, config.cloud.generator.options, "[cloud.generator]", **small)
+    plugin = config.cloud.generator
+    refuse_unheard(config, build(plugin.class_, plugin.options, "[cloud.generator]", **small))
     for tier in tiers(config):
         if is_slimmed(config, tier):
             with_states(config, untrained_subnet(config, tier, small))
@@ -222,7 +224,9 @@ def try_plugins(config: ExperimentConfig) -> None:
             made = build(plugin.class_, plugin.options, f"[device.model] of tier {tier.name!r}", **small)
             with_states(config, made)
     if config.cloud.personalizer is not None:
-        personalization(config, untrained_method(config, small))
+        method = untrained_method(config, small)
+        personalization(config, method)
+        with_states(config, device_half(method))
 
 
 def described(split: Split, audit: Mapping[str, Any]) -> str:

@@ -31,13 +31,20 @@ def protocol(config: ExperimentConfig) -> dict[str, str]:
         seen += f"; the newest {config.device.history} items of the history are left out of the device's own candidates"
     return {
         "costs": f"latency is the network's and {cloud_said(config)}; ranking on the device takes no time; "
-        "the first list comes with the installation",
+        "the first list comes with the installation" + patches_said(config),
         "split": cut,
         "candidates": f"pools of {config.cloud.pool} from the whole catalogue unless the policy's own length, slots or "
         "own say otherwise; a target that is not among the candidates counts 0",
         "seen-filter": seen,
         "ties": "equal scores count by their expected value",
     }
+
+
+def patches_said(config: ExperimentConfig) -> str:
+    """What patches do not save."""
+    if config.cloud.personalizer is None:
+        return ""
+    return "; a patch that takes weights or blocks away saves no energy: every step counts all operations of the model"
 
 
 def cloud_said(config: ExperimentConfig) -> str:

@@ -23,6 +23,7 @@ from cloud.training import write_text
 from device.errors import ConfigError
 from device.models.slimming import SlimmableTorch
 from device.subnet import SubnetSpec
+from simulation.build import imported
 from simulation.collaboration import Course
 from simulation.config.parts import SEARCH
 from simulation.config.tables import ExperimentConfig, TierTable
@@ -56,13 +57,19 @@ class ValidationBench:
     candidates: int
     n_items: int
     scale: float = math.nan
+    costs: dict[SubnetSpec, Cost] = field(default_factory=dict)
     values: dict[SubnetSpec, float] = field(default_factory=dict)
     seconds: dict[SubnetSpec, float] = field(default_factory=dict)  # on this host
 
     def cost(self, spec: SubnetSpec) -> Cost:
-        """Operations, and bytes of the installation: of its body alone where item rows are streamed."""
-        size = SlimmableTorch(self.module).size(spec, length=self.length, candidates=self.candidates)
-        return Cost(size.flops, size.body_nbytes if self.items == "streamed" else size.nbytes)
+        """Operations, and bytes of the installation: of its body alone where item rows are streamed.
+
+        What it takes to read a compact item table is not among the operations.
+        """
+        if spec not in self.costs:
+            size = SlimmableTorch(self.module).size(spec, length=self.length, candidates=self.candidates)
+            self.costs[spec] = Cost(size.flops, size.body_nbytes if self.items == "streamed" else size.nbytes)
+        return self.costs[spec]
 
     def value(self, spec: SubnetSpec) -> float:
         """NDCG@10 on validation."""
@@ -71,7 +78,7 @@ class ValidationBench:
         return self.values[spec]
 
     def latency_s(self, spec: SubnetSpec) -> float:
-        """The median of onnxruntime here, scaled; how the table is installed makes no difference to it."""
+        """The median of onnxruntime here, scaled: of the float32 file, however the table is installed."""
         from device.export import export_onnx
 
         plain = replace(spec, table="float32")
@@ -87,10 +94,12 @@ class ValidationBench:
 def searched(config: ExperimentConfig, shelf: Shelf) -> ExperimentConfig:
     """The configuration with the label that was found wherever a tier's subnet is to be searched.
 
-    Its limits have served and are left out. ConfigError where nothing fits.
+    Its limits have served and are left out. ConfigError where nothing fits, and, before anything is trained, for a
+    generator that looks at the time.
     """
-    if not any(tier.subnet == SEARCH for tier in config.device.tiers):
+    if not searches(config):
         return config
+    refuse_timed(config)
     lessons, benches = course(config, shelf), Benches()
 
     def named(tier: TierTable) -> TierTable:
@@ -102,6 +111,26 @@ def searched(config: ExperimentConfig, shelf: Shelf) -> ExperimentConfig:
 
     tiers_found = tuple(map(named, config.device.tiers))
     return config.model_copy(update={"device": config.device.model_copy(update={"tiers": tiers_found})})
+
+
+def searches(config: ExperimentConfig) -> bool:
+    """Whether a tier's subnet is to be searched."""
+    return any(tier.subnet == SEARCH for tier in config.device.tiers)
+
+
+def refuse_timed(config: ExperimentConfig) -> None:
+    """ConfigError for a search over the lists of a generator that looks at the time: validation pairs have none."""
+    class_ = config.cloud.generator.class_
+    if searches(config) and hasattr(imported(class_, "[cloud.generator]"), "generate_at"):
+        raise ConfigError(
+            f'[device.tiers] subnet = "{SEARCH}": {class_} makes its lists by the time of a request, which a search on '
+            "validation pairs does not know; search with another generator, then name what was found"
+        )
+
+
+def labels(config: ExperimentConfig) -> dict[str, str]:
+    """The subnet of each tier that names one, by the tier's name."""
+    return {tier.name: tier.subnet for tier in config.device.tiers if tier.subnet is not None}
 
 
 def find(config: ExperimentConfig, shelf: Shelf, tier: TierTable, lessons: Course, benches: Benches) -> Found:

@@ -19,11 +19,10 @@ from cloud.training import fit
 from cloud.unlabelled import Unlabelled
 from cloud.windows import windows
 from device.errors import ConfigError
-from device.messages import encode_patch
 from device.model import DeviceModel, Parameters
 from device.models.slimming import Elastic, SlimmableTorch
 from device.models.torch_model import as_device_model
-from device.subnet import SubnetSpec, installed, unpacked
+from device.subnet import SubnetSpec, installed_nbytes
 from simulation.build import build
 from simulation.config.parts import SEARCH, Plugin
 from simulation.config.tables import ExperimentConfig, SupernetTable, TierTable
@@ -75,12 +74,11 @@ def cut(module: nn.Module, spec: SubnetSpec) -> tuple[DeviceModel, Parameters, i
     Of a table that is not float32 its parts are counted, and scored is what they stand for. ConfigError for a spec
     beyond the module's size.
     """
-    slimmable, params = SlimmableTorch(module), weights(module)
-    whole = slimmable.slice(params, replace(spec, table="float32"))
-    name = slimmable.item_table
-    sent = installed(whole, spec, item_table=name)
-    read = unpacked(sent, spec, item_table=name, rows=len(whole[name]))
-    return as_device_model(slimmable.dense(spec)), read, len(encode_patch(sent))
+    slimmable = SlimmableTorch(module)
+    read = slimmable.slice(weights(module), spec)
+    sizes = {name: (array.shape, array.itemsize) for name, array in read.items()}
+    nbytes = installed_nbytes(sizes, spec, item_table=slimmable.item_table)
+    return as_device_model(slimmable.dense(spec)), read, nbytes
 
 
 def weights(module: nn.Module) -> Parameters:
@@ -96,8 +94,8 @@ def dense(module: nn.Module, spec: SubnetSpec) -> nn.Module:
 def spec_of(config: ExperimentConfig, tier: TierTable, net: nn.Module) -> SubnetSpec:
     """The subnet of elastic module `net` that a tier runs, the whole of it where it names none.
 
-    Where [device] items says how tables are held, the label's own say is left to it. ConfigError for a subnet that the
-    module does not hold, or that is not trained.
+    Where [device] items says how tables are held, it does the rounding of an int8 label: the table, or the rows, that
+    devices hold are the same. ConfigError for a subnet that the module does not hold, or that is not trained.
     """
     large = cast(SubnetSpec, net.spec)
     if tier.subnet is None:
@@ -117,7 +115,7 @@ def spec_of(config: ExperimentConfig, tier: TierTable, net: nn.Module) -> Subnet
 def trained_specs(config: ExperimentConfig, net: nn.Module) -> tuple[SubnetSpec, ...]:
     """The subnets that [device.supernet] lists, all of the module's own where it lists none.
 
-    Of one with codes or buckets its float32 form is trained, so that counts as trained too, in both directions.
+    Of one with codes its float32 form is trained, so that counts as trained too, in both directions.
     """
     if listed := table_of(config).subnets:
         return tuple(SubnetSpec.parse(label) for label in listed)

@@ -8,9 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 
 from device.errors import ConfigError
-from device.incremental_scorer import IncrementalScorer
+from device.incremental_scorer import incremental
 from device.models.onnx_file import CONTENT, OnnxFile
 from device.profile import DeviceProfile, misfits, profile_of
 from device.scoring import ModelScorer
@@ -18,7 +19,7 @@ from simulation.config.tables import ExperimentConfig
 from simulation.device_traces import read_speeds, tiers_from_traces
 from simulation.installing import Installed
 from simulation.objects import tiers
-from simulation.tier_latency import Measured, measure, step_cost
+from simulation.tier_latency import Measured, Memory, measure, step_cost
 
 J_PER_GFLOP = 1.0
 """Declared, where neither [device.energy] nor a profile says so: joules of 10^9 operations on a phone's processor."""
@@ -46,46 +47,95 @@ def joules_per_gflop(config: ExperimentConfig) -> list[float]:
     ]
 
 
-def refuse_misfits(config: ExperimentConfig, installed: Sequence[Installed]) -> None:
-    """ConfigError naming every tier whose profile cannot take its installation."""
+def refuse_misfits(config: ExperimentConfig, installed: Sequence[Installed], nbytes: Sequence[int]) -> None:
+    """ConfigError naming every tier whose profile cannot take its largest installation, of `nbytes` per tier.
+
+    Memory is what is known without a measurement: the installation and what is kept beside it, without activations.
+    """
     found = [
         f"tier {tier.name!r}: {line}"
-        for tier, profile, made in zip(tiers(config), profiles(config), installed, strict=True)
+        for tier, profile, made, size in zip(tiers(config), profiles(config), installed, nbytes, strict=True)
         if profile is not None
-        for line in misfits(profile, made.nbytes, made.nbytes)
+        for line in misfits(
+            profile, size, size + kept_bytes(config, made), precision="int8" if is_int8(made) else "float32"
+        )
     ]
     if found:
         raise ConfigError("\n".join(found))
 
 
-def tier_costs(config: ExperimentConfig, installed: Sequence[Installed], n_items: int) -> list[dict[str, Any]]:
+def tier_costs(
+    config: ExperimentConfig, installed: Sequence[Installed], n_items: int, *, nbytes: Sequence[int]
+) -> list[dict[str, Any]]:
     """Per tier what its devices hold, and what a step costs those with a profile; see `simulation.tier_latency`.
 
+    `nbytes` per tier: the largest installation under any policy, see `simulation.installing.largest_installation`.
     A model that cannot be exported (one that takes patches, one in numpy) has no measured time: its cells are missing.
     """
+    of_tiers = zip(tiers(config), profiles(config), installed, nbytes, joules_per_gflop(config), strict=True)
     return [
-        {"tier": tier.name, "installed_bytes": made.nbytes}
+        {"tier": tier.name, "installed_bytes": size}
         | ({"subnet": tier.subnet} if tier.subnet else {})
         | ({"state_bytes": kept_bytes(config, made)} if config.device.states == "incremental" else {})
-        | (cost(config, profile, made, n_items) if profile else {})
-        for tier, profile, made in zip(tiers(config), profiles(config), installed, strict=True)
+        | (cost(config, replace(of, j_per_gflop=joules), made, n_items=n_items, nbytes=size) if of else {})
+        for tier, of, made, size, joules in of_tiers
     ]
 
 
 def kept_bytes(config: ExperimentConfig, made: Installed) -> int:
-    """Bytes that a device keeps beside its model: the reranker's state, and what it showed at the last request."""
-    return IncrementalScorer(ModelScorer(made.model, made.params), np.arange(1), config.device.history).device_bytes
+    """Bytes that a device keeps beside its installation.
+
+    Of incremental states the reranker's, and what it showed at the last request; of streamed items a full cache of
+    rows, each its int8 codes, a float32 scale and an int32 id.
+    """
+    if made.rows is not None:
+        width = int(made.rows.codes.shape[1])
+        return min(config.device.cache_rows, len(made.rows.codes) - 1) * (width + 8)
+    if config.device.states == "recomputed":
+        return 0
+    kept = incremental(ModelScorer(made.model, made.params), np.arange(1), config.device.history)
+    return kept.device_bytes if kept else 0
 
 
-def cost(config: ExperimentConfig, profile: DeviceProfile, made: Installed, n_items: int) -> dict[str, Any]:
-    """`StepCost.to_dict()` of one tier without the host, which the run's environment names."""
-    module: Any = getattr(made.model, "module", made.model)
-    flops = module.flops(config.device.history, config.cloud.pool) if hasattr(module, "flops") else math.nan
+def operations(config: ExperimentConfig, made: Installed, candidates: int) -> float:
+    """Floating-point operations of a step that scores so many candidates; NaN for a model that does not say.
+
+    With incremental states a step reads one item, else the whole history. All operations of the shared model are
+    counted: that a patch takes weights or blocks away (DIET, Forward-OFA) saves none here.
+    """
+    model: Any = getattr(made.model, "module", made.model)
+    if not hasattr(model, "flops"):
+        return math.nan
+    goes_on = config.device.states == "incremental" and hasattr(model, "flops_step")
+    return float(model.flops_step(candidates) if goes_on else model.flops(config.device.history, candidates))
+
+
+def cost(
+    config: ExperimentConfig, profile: DeviceProfile, made: Installed, *, n_items: int, nbytes: int
+) -> dict[str, Any]:
+    """`StepCost.to_dict()` of one tier without the host, which the run's environment names.
+
+    A step scores one list of [cloud] pool. Weights count as they are installed, in `nbytes`: the file that is measured
+    may hold them wider, or rows that are streamed. Only its activations are taken from it, and its time; that is of a
+    recomputation, so with incremental states it is missing.
+    """
     measured = measured_here(config, made, n_items)
     if measured is None:
         return {"profile": profile.name}
-    found = step_cost(profile, measured, flops=flops).to_dict()
+    memory = Memory(nbytes + kept_bytes(config, made), measured.memory.activations)
+    measured = replace(measured, nbytes=nbytes, memory=memory)
+    if config.device.states == "incremental":
+        measured = replace(measured, p50_ms=math.nan, p95_ms=math.nan)
+    found = step_cost(profile, measured, flops=operations(config, made, config.cloud.pool)).to_dict()
     return {name: value for name, value in found.items() if name not in ("host", "nbytes")}
+
+
+def is_int8(made: Installed) -> bool:
+    """Whether a tier runs an ONNX file with int8 weights."""
+    if not isinstance(made.model, OnnxFile):
+        return False
+    weights = onnx.load_model_from_string(made.params[CONTENT].tobytes()).graph.initializer
+    return any(weight.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) for weight in weights)
 
 
 def measured_here(config: ExperimentConfig, made: Installed, n_items: int) -> Measured | None:
@@ -105,4 +155,5 @@ def measured_here(config: ExperimentConfig, made: Installed, n_items: int) -> Me
                 return None
             made_here = export_onnx(module, scratch, length=length, candidates=candidates, int8=False, n_items=n_items)
             place = Path(made_here.files[0].path)
-        return measure(place, n_items=n_items, length=length, candidates=candidates)
+        precision = "int8" if is_int8(made) else "fp32"
+        return measure(place, n_items=n_items, length=length, candidates=candidates, precision=precision)

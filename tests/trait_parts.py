@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from device.errors import ConfigError
-from device.subnet import SubnetSpec, grid, leading, rounded
+from device.subnet import SubnetSpec, as_read, grid, leading
 from simulation.conformance import check
 from simulation.conformance.made_up import N_ITEMS
 
@@ -59,7 +59,7 @@ class Decaying:
     def slice(self, params, spec):
         self.refuse(spec)
         cut = leading(params["item"], (N_ITEMS + 1, spec.items))
-        return {"item": cut if spec.table == "float32" else rounded(cut)}
+        return {"item": as_read(cut, spec.table)}
 
     def subnet(self, spec):
         self.refuse(spec)

@@ -39,6 +39,10 @@ class Recent:
     clicks of the last w seconds. Only the stream counts, that is users who are no devices (`[data] stream`), and only
     up to the last full `refresh_s` before the request, so nothing at or after it. Scores are log P.
 
+    What a list costs is its own work alone: one operation per article of the longer window and per successor counted.
+    The refreshes (the clicks of both windows and the catalogue, once in `refresh_s`) go on whether anybody asks or not;
+    they are a standing cost of the cloud and no request is charged for them.
+
     Args:
         n_items: catalogue size.
         window_s: seconds in which popularity is counted.

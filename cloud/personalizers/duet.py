@@ -8,6 +8,7 @@ Beyond the paper, or open in it:
   `faithful` keeps them random.
 * B is installed, and what travels is what is to be added to it. A share of the training rows (`alone`) goes without a
   code, so that a device that has not heard of the cloud yet has a trained model as well.
+* Training goes on from the weights of a trained shared model; the paper's begins with random ones (`pretrained`).
 * The loss is a softmax over the catalogue like that of the other methods here, so that a difference between methods is
   not one between losses; "bce" is the paper's.
 * The stable weight adapter is a reconstruction (`device.models.personal_head.bounded`), off by default.
@@ -26,7 +27,7 @@ from device.models.sasrec import SASRec
 from device.personal import Layout
 
 Loss = Literal["softmax", "bce", "positions"]
-WATCH = 0.01  # weight of a batch in the running mean of the largest |z|
+WATCH = 0.01  # weight of a batch in the running mean by which the range of a code shrinks
 
 
 class Trunk(nn.Module):
@@ -61,9 +62,11 @@ class Duet(nn.Module):
     """The device half with its shared head, and the cloud half that makes patches for it.
 
     Args:
-        backbone: of the device, trained together with everything else.
+        backbone: of the device, trained together with everything else, in place.
         send, kind, code: what travels; see `PersonalHead`.
         uploaded: how many of the newest items the cloud looks at; None = as many as the device.
+        pretrained: training begins with the weights that `backbone` comes with; otherwise with random ones, as in the
+            paper.
         faithful: B and A random and untrained, and no rows alone, as in the released code.
         stable: limit the personal part (reconstructed).
         alone: share of the training rows that learn with the shared head only.
@@ -74,7 +77,6 @@ class Duet(nn.Module):
     """
 
     projection: Tensor  # [code, P], with `send = "weights"`
-    peak: Tensor  # [code], the largest |z| of a batch, running mean
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class Duet(nn.Module):
         kind: CodeKind = "float32",
         code: int = 32,
         uploaded: int | None = None,
+        pretrained: bool = True,
         faithful: bool = False,
         stable: bool = False,
         alone: float = 0.1,
@@ -92,13 +95,13 @@ class Duet(nn.Module):
     ) -> None:
         super().__init__()
         self.device = PersonalHead(backbone, send=send, code=code, kind=kind, trained=not faithful, stable=stable)
+        self.start = copy.deepcopy(backbone.state_dict()) if pretrained else None
         self.n_items, self.uploaded = backbone.n_items, uploaded or backbone.length
         self.length = max(self.uploaded, backbone.length)
         self.alone, self.loss, self.negatives, self.faithful = 0.0 if faithful else alone, loss, negatives, faithful
         self.trunk = Trunk(self.device.width, code)
         if send == "weights":
             add_weights(self, "projection", (code, head_size(self.device.width)), trained=not faithful)
-        self.register_buffer("peak", torch.ones(code))
         if loss != "positions":
             self.training_loss = self._training_loss  # the trainer looks for it
         elif uploaded is not None:
@@ -116,7 +119,11 @@ class Duet(nn.Module):
         return self.device.backbone.item
 
     def reset(self) -> None:
-        """Draw all weights anew from torch's global generator."""
+        """Draw all weights anew from torch's global generator, but give a trained backbone back what it came with."""
+        if self.start is None:
+            self.device.backbone.reset()
+        else:
+            self.device.backbone.load_state_dict(self.start)
         self.device.reset()
         self.trunk.reset()
         self._draw()
@@ -124,8 +131,6 @@ class Duet(nn.Module):
     def _draw(self) -> None:
         if self.device.send == "weights":
             draw_projection(self.projection, trained=not self.faithful)
-        with torch.no_grad():
-            self.peak.fill_(1.0)
 
     def codes(self, history: Tensor) -> Tensor:
         """Codes z [B, L, code] after each position of the newest `uploaded` items of `history`; an empty one's is 0."""
@@ -133,14 +138,17 @@ class Duet(nn.Module):
         codes: Tensor = self.trunk(self.item(history), history != 0)
         if not self.training:
             return codes
-        self._watch(codes.detach().float())
+        if self.device.kind == "int8":
+            self._watch(codes.detach().float())
         return without_some(codes, self.alone)
 
     def _watch(self, codes: Tensor) -> None:
-        """Follow the range of each number of a code, for the steps of int8."""
-        self.peak.lerp_(codes.abs().flatten(0, 1).amax(0), WATCH)
-        if self.device.kind == "int8":
-            self.device.step.copy_(self.peak / 127)
+        """Let 127 steps of int8 reach the largest |z| of each number: a batch's at once, later slowly falling.
+
+        A code out of reach has no gradient: were the steps to follow slowly, training would stand still.
+        """
+        largest = codes.abs().flatten(0, 1).amax(0) / 127
+        self.device.step.copy_(torch.maximum(self.device.step.lerp(largest, WATCH), largest))
 
     def patches(self, history: Tensor) -> dict[str, Tensor]:
         """`head` [B, P] or `code` [B, code] for devices with `history` [B, L]; int8 only outside training."""
@@ -177,33 +185,6 @@ class Duet(nn.Module):
     def _training_loss(self, history: Tensor, target: Tensor, *, epoch: int, generator: torch.Generator) -> Tensor:
         """Loss of the next items `target` [B] after `history` [B, L]."""
         return next_item_loss(self, history, target, loss=self.loss, negatives=self.negatives, generator=generator)
-
-    def sending(self, send: Send, kind: CodeKind = "float32") -> "Duet":
-        """A copy of this trained model with another transport: same weights, other half of the wire.
-
-        int8 steps come from the largest |z| seen in training (running mean over its batches).
-        """
-        made = Duet(
-            copy.deepcopy(self.device.backbone),
-            send=send,
-            kind=kind,
-            code=len(self.peak),
-            uploaded=None if self.loss == "positions" else self.uploaded,
-            faithful=self.faithful,
-            stable=self.device.stable,
-            alone=self.alone,
-            loss=self.loss,
-            negatives=self.negatives,
-        )
-        state = {name: value for name, value in self.state_dict().items() if "projection" not in name}
-        state["projection" if send == "weights" else "device.projection"] = (
-            self.projection if self.device.send == "weights" else self.device.projection
-        )
-        state.pop("device.step", None)
-        if kind == "int8":
-            state["device.step"] = self.peak / 127
-        made.load_state_dict(state)
-        return made.train(self.training)
 
 
 def without_some(patches: Tensor, share: float) -> Tensor:

@@ -8,11 +8,13 @@ Reconstructed, where the sources are open or their way is not at hand:
 * Groups are k-means clusters of the item embeddings of the trained model that it goes on from, their centres are the
   codes (frozen) and the group embeddings begin there. The released code takes the embeddings of a DUET trained on
   categories for that; groups that come from elsewhere (texts, pictures) are handed over as a `Codebook`.
-* The item embeddings begin as the trained ones, so that "the code nearest to an item" means something from the start.
+* Item embeddings and body begin as the trained model's, so that "the code nearest to an item" means something from the
+  start, and what is new is what the method adds to that model.
 * The decoder, d -> 2 d -> d (32 -> 64 -> 32), has a ReLU between its layers.
 Other than in the released code the projections are trained; the shared part of the head is installed, as in `Duet`.
 """
 
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import Literal
@@ -41,18 +43,16 @@ class Codebook:
     """Semantic groups of a catalogue.
 
     Args:
-        table: [n_items + 1, d] float32 trained item embeddings; row 0 = padding.
         groups: [n_items + 1] int64, the group 1..K of each item; 0 for padding.
-        codes: [K + 1, d] float32, the centre of each group; row 0 = zeros.
+        codes: [K + 1, d] float32, the centre of each group among the trained item embeddings; row 0 = zeros.
     """
 
-    table: NDArray[np.float32]
     groups: NDArray[np.int64]
     codes: NDArray[np.float32]
 
     @property
     def id_bytes(self) -> int:
-        """Of one group id in a request: 1 for up to 255 groups, else 2."""
+        """Of one group id in an item's row: 1 for up to 255 groups, else 2."""
         return 1 if len(self.codes) <= 256 else 2
 
 
@@ -70,7 +70,7 @@ def codebook(table: NDArray[np.float32], count: int, *, seed: int) -> Codebook:
         centres, nearest = kmeans2(points, start, iter=30, minit="matrix")
     groups = np.concatenate([[0], nearest.astype(np.int64) + 1])
     codes = np.concatenate([np.zeros((1, points.shape[1])), centres]).astype(np.float32)
-    return Codebook(table.astype(np.float32), groups, codes)
+    return Codebook(groups, codes)
 
 
 def provisional(table: Tensor, count: int) -> Codebook:
@@ -79,28 +79,43 @@ def provisional(table: Tensor, count: int) -> Codebook:
     groups = np.arange(-1, len(numbers) - 1) % count + 1
     groups[0] = 0
     codes = np.concatenate([np.zeros_like(numbers[:1]), numbers[1 : count + 1]])
-    return Codebook(numbers, groups, codes)
+    return Codebook(groups, codes)
+
+
+def begun(groups: int | Codebook, table: Tensor) -> Codebook:
+    """`groups` itself where it is a codebook for `table` [n_items + 1, d]; a provisional one of at most so many groups.
+
+    Raises ConfigError for what is neither, and for a codebook of another catalogue or width.
+    """
+    if isinstance(groups, int) and groups >= 1 and groups is not True:
+        return provisional(table, min(groups, len(table) - 1))
+    if not isinstance(groups, Codebook):
+        raise ConfigError(f"SOLID: groups = {groups!r}; expected a number of 1 or more")
+    if (len(groups.groups), groups.codes.shape[1]) != tuple(table.shape):
+        raise ConfigError(
+            f"SOLID: the codebook is of {len(groups.groups) - 1} items and {groups.codes.shape[1]} numbers a code, the "
+            f"backbone of {len(table) - 1} and {table.shape[1]}; make it of embeddings of that catalogue and width"
+        )
+    return groups
 
 
 class Solid(nn.Module):
     """SOLID: the device half with its shared head, and the two generators of the cloud.
 
     Args:
-        backbone: of the device; the item embeddings begin as its, or as those of a `Codebook`.
+        backbone: of the device, trained; it learns on, in place, together with everything else.
         groups: so many, at most one per item, found by k-means when training begins; or a `Codebook`. The paper's data
             have 490 to 760.
         code: numbers between each trunk and its projection.
         uploaded: how many of the newest items the cloud hears of; None = as many as the device uses.
-        upload: what it hears. "items": their ids, 4 bytes each. "semantics": their groups, 1 or 2 bytes each; the
-            device looks them up in a table of its own (1 or 2 bytes per item more to install). The cloud then cannot
-            tell items of one group apart, neither when it generates nor from its logs, but still learns the order and
-            the groups of all recent items: a coarser profile, no anonymity. A device of a run uploads its items anyway,
-            for its list; there "semantics" only says what patches are made of.
+        upload: what patches are made of, as if a device told the cloud no more. "items": their ids. "semantics": their
+            groups, which the device looks up in a table of its own (1 or 2 bytes per item more to install); items of
+            one group then make one patch. A run saves no bytes by it and hides nothing: its devices upload their items
+            anyway, for their lists.
         alone, loss, negatives: as in `Duet`; loss "softmax" (default) or "bce" (the paper's).
     """
 
     codes: Tensor  # [K + 1, d]
-    table: Tensor  # [n_items + 1, d], where the item embeddings begin
 
     def __init__(
         self,
@@ -115,33 +130,29 @@ class Solid(nn.Module):
         negatives: int = 4,
     ) -> None:
         super().__init__()
-        if not isinstance(groups, int | Codebook) or groups is True or (isinstance(groups, int) and groups < 1):
-            raise ConfigError(f"SOLID: groups = {groups!r}; expected a number of 1 or more")
-        self.clusters = min(groups, backbone.n_items) if isinstance(groups, int) else 0  # to be found; 0 = none
-        book = provisional(backbone.item.weight, self.clusters) if isinstance(groups, int) else groups
-        if book.table.shape != tuple(backbone.item.weight.shape):
-            raise ConfigError(
-                f"SOLID: the codebook was made of a table {book.table.shape}, the backbone's is "
-                f"{tuple(backbone.item.weight.shape)}; make it of embeddings of that catalogue and width"
-            )
         if loss == "positions":
             raise ConfigError("SOLID: loss = 'positions' has no place for the codebook's term; take 'softmax' or 'bce'")
+        book = begun(groups, backbone.item.weight)
+        self.clusters = min(groups, backbone.n_items) if isinstance(groups, int) else 0  # to be found; 0 = none
         self.device = PersonalHead(backbone)
+        self.start = copy.deepcopy(backbone.state_dict())
         self.n_items, self.uploaded, self.upload = backbone.n_items, uploaded or backbone.length, upload
         self.length = max(self.uploaded, backbone.length)
         self.alone, self.loss, self.negatives = alone, loss, negatives
-        width, size, self.id_bytes = self.device.width, head_size(self.device.width), book.id_bytes
         kind = torch.uint8 if book.id_bytes == 1 else torch.int16
         self._holder.register_buffer("groups", torch.from_numpy(book.groups).to(kind))
         self.register_buffer("codes", torch.tensor(book.codes))
-        self.register_buffer("table", torch.tensor(book.table), persistent=False)
-        self.group = nn.Embedding(len(book.codes), width, padding_idx=0)
+        self._add_generators(len(book.codes), code)
+        self._draw()
+
+    def _add_generators(self, groups: int, code: int) -> None:
+        width, size = self.device.width, head_size(self.device.width)
+        self.group = nn.Embedding(groups, width, padding_idx=0)
         self.decoder = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
         self.group_trunk, self.item_trunk = Trunk(width, code), Trunk(width, code)
         self.group_projection = nn.Parameter(torch.empty(code, size))
         self.item_projection = nn.Parameter(torch.empty(code, size))
         self.item_bias = nn.Parameter(torch.empty(size))
-        self._draw()
 
     @property
     def _holder(self) -> nn.Module:
@@ -154,12 +165,13 @@ class Solid(nn.Module):
         return self.device.layout
 
     def reset(self) -> None:
-        """Find the groups, if they are to be found, and draw all weights anew, from torch's global generator.
+        """Find the groups, if they are to be found, and draw what is new, from torch's global generator.
 
-        Embeddings begin as those of the codebook.
+        The backbone gets back the weights that it came with, and group embeddings begin as the codes.
         """
+        self.device.backbone.load_state_dict(self.start)
         if self.clusters:
-            found = codebook(self.table.numpy(), self.clusters, seed=int(torch.randint(2**31, ())))
+            found = codebook(self.start["item.weight"].numpy(), self.clusters, seed=int(torch.randint(2**31, ())))
             self._holder.get_buffer("groups").copy_(torch.from_numpy(found.groups))
             self.codes.copy_(torch.from_numpy(found.codes))
         self.device.reset()
@@ -172,8 +184,6 @@ class Solid(nn.Module):
 
     def _draw(self) -> None:
         with torch.no_grad():
-            self.device.backbone.item.weight.copy_(self.table)
-            self.device.backbone.item.weight[0] = 0
             self.group.weight.copy_(self.codes)
             draw_projection(self.group_projection, trained=True)
             draw_projection(self.item_projection, trained=True)
@@ -184,10 +194,6 @@ class Solid(nn.Module):
         """What a device sends of `history` [B, L], [B, uploaded] at most: item ids, or their groups."""
         history = history[:, -self.uploaded :]
         return history if self.upload == "items" else self.device.get_buffer("groups")[history].long()
-
-    def request_bytes(self, length: int) -> int:
-        """Payload of a request with `length` items known."""
-        return min(length, self.uploaded) * (4 if self.upload == "items" else self.id_bytes)
 
     def patches(self, history: Tensor) -> dict[str, Tensor]:
         """`head` [B, P] for devices with `history` [B, L]; of `request(history)` and nothing else."""

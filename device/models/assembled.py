@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from device.errors import ConfigError
-from device.models.sasrec import SASRec, attention_mask
+from device.models.sasrec import attention_mask
 from device.personal import Layout, Part, Patches
 
 LAYERS = 6  # of a block: query, key, value, output, up, down; each [d, d + 1], the bias in the last column
@@ -59,18 +59,6 @@ class Encoder(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
         with torch.no_grad():
             self.item.weight[0].zero_()
-
-    def copy_from(self, trained: SASRec) -> Tensor:
-        """Take over embeddings and norms of a SASRec of the same sizes; returns its layers [blocks, 6, d, d + 1]."""
-        with torch.no_grad():
-            self.item.weight.copy_(trained.item.weight)
-            self.position.weight.copy_(trained.position.weight)
-            norms = [norm for block in trained.blocks for norm in (block.norm_attention, block.norm_ffn)]
-            for mine, theirs in zip(self.norms, [*norms, trained.norm], strict=True):
-                mine.load_state_dict(theirs.state_dict())
-            layers: list[nn.Linear] = [m for b in trained.blocks for m in (b.qkv, b.out, b.up, b.down)]
-            rows = torch.cat([torch.cat([m.weight, m.bias[:, None]], dim=1) for m in layers])
-            return rows.unflatten(0, (self.blocks, LAYERS, -1))
 
     def forward(
         self, history: Tensor, layers: Callable[[int], Sequence[Tensor]], keep: Tensor | None = None, *, newest: bool
@@ -160,10 +148,6 @@ class Assembled(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
         with torch.no_grad():
             self.weight[..., -1].zero_()
-
-    def copy_from(self, trained: SASRec) -> None:
-        """Become a trained SASRec of the same sizes."""
-        self.weight.data.copy_(self.encoder.copy_from(trained))
 
     def forward(
         self, history: Tensor, candidates: Tensor, keep: Tensor | None = None, offset: Tensor | None = None

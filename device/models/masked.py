@@ -119,13 +119,14 @@ class MaskedHead(nn.Module):
 
     def behind(self, state: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores [B, C] of `candidates` [B, C] by states [B, d] of the body."""
-        return torch.einsum("bd,bcd->bc", self._newest(state, mask), self.item(candidates))
+        return torch.einsum("bd,bcd->bc", self.shown(state, mask), self.item(candidates))
 
     def catalogue_behind(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores [B, n_items + 1] of the whole catalogue by states [B, d] of the body."""
-        return self._newest(state, mask) @ self.item.weight.T
+        return self.shown(state, mask) @ self.item.weight.T
 
-    def _newest(self, state: Tensor, mask: Tensor | None) -> Tensor:
+    def shown(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The newest of `states`, [B, d], by states [B, d] of the body."""
         return self._head(state[:, None], mask)[:, -1]
 
     def _head(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -136,6 +137,11 @@ class MaskedHead(nn.Module):
     def flops(self, length: int, candidates: int) -> float:
         """Floating-point operations of one `forward` for one user (2 per multiply-add), with every bit set."""
         return self.body.flops(length, candidates) + 2.0 * self.depth * self.width**2
+
+    def flops_step(self, candidates: int) -> float:
+        """The same of one item more after a state, with relative positions."""
+        assert isinstance(self.body, ElasticSASRec)  # others keep no state
+        return self.body.flops_step(candidates) + 2.0 * self.depth * self.width**2
 
     def flops_of(self, patches: Patches, length: int, candidates: int) -> NDArray[np.float64]:
         """[B] the same on devices with these patches: a unit without a bit costs nothing, nor does reading it."""
@@ -194,12 +200,6 @@ class MaskedSASRec(nn.Module):
         """Draw all weights anew from torch's global generator."""
         self.encoder.reset()
         draw(self.weight)
-
-    def copy_from(self, trained: SASRec) -> None:
-        """Become a trained SASRec of the same sizes; not for tied layers."""
-        if len(self.weight) != LAYERS * self.blocks:
-            raise ConfigError("a SASRec has no tied layers; train this model itself, or build it with tied = false")
-        self.weight.data.copy_(self.encoder.copy_from(trained).flatten(0, 1))
 
     def states(self, history: Tensor, mask: Tensor | None = None) -> Tensor:
         """States [B, L, d] after each position of `history` [B, L]; `mask` [B, 6 x blocks, d, d + 1], 0 or 1."""

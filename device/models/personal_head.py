@@ -93,15 +93,10 @@ class PersonalHead(nn.Module):
             self.register_buffer("step", torch.full((code,), 1 / 127))
         part = Part((size,), "float32") if send == "weights" else Part((code,), kind)
         self.layout: Layout = {"head" if send == "weights" else "code": part}
-        self.draw()
+        self.reset()
 
     def reset(self) -> None:
-        """Draw all weights anew from torch's global generator."""
-        self.backbone.reset()
-        self.draw()
-
-    def draw(self) -> None:
-        """Draw the head and the projection anew and leave the backbone as it is."""
+        """Draw the head and the projection anew from torch's global generator; the backbone stays as it is."""
         with torch.no_grad():
             if self.trained:
                 w1, b1, w2, b2 = head_layers(self.shared, self.width)

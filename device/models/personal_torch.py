@@ -10,8 +10,12 @@ from torch import Tensor, nn
 
 from device.errors import ContractError
 from device.model import Items, Parameters, Scores
+from device.models.incremental_torch import IncrementalTorch
 from device.models.torch_model import TorchModel
 from device.personal import Layout, Patches
+
+BODY = "body"
+"""Name of the part of a module that goes on from a state."""
 
 
 class PersonalTorch:
@@ -27,6 +31,9 @@ class PersonalTorch:
     [B, C] and `catalogue_behind(state, **patch)` -> [B, n + 1]. These three look at a copy of the last `params` they
     saw, found again by the mapping's identity, so an array changed in place is not seen.
 
+    It is Continued where it also has `shown(state)` -> [B, e], the newest of `states(history)` by a state, and a part
+    `body`. Whether that goes on from a state is seen when it is asked for; see IncrementalTorch.
+
     Raises ContractError as TorchModel does, and for a module without a layout.
     """
 
@@ -35,6 +42,9 @@ class PersonalTorch:
     before: Callable[[Parameters, Items], Scores]
     behind: Callable[[Parameters, Patches, Scores, Items], Scores]
     catalogue_behind: Callable[[Parameters, Patches, Scores], Scores]
+    body: Callable[[], IncrementalTorch]
+    body_params: Callable[[Parameters], Parameters]
+    shown_behind: Callable[[Parameters, Scores], Scores]
 
     def __init__(self, module: nn.Module) -> None:
         if not isinstance(getattr(module, "layout", None), Mapping) or not module.layout:
@@ -48,6 +58,10 @@ class PersonalTorch:
         self._halves, self._params = module, cast(Parameters | None, None)
         if hasattr(module, "before"):
             self.before, self.behind, self.catalogue_behind = self._before, self._behind, self._catalogue_behind
+        if hasattr(module, "shown"):
+            self.body, self.body_params, self.shown_behind = self._body, self._body_params, self._shown_behind
+        self._going_on = cast(IncrementalTorch | None, None)
+        self._body_of = cast(tuple[Parameters, Parameters] | None, None)
 
     def init(self, rng: np.random.Generator) -> Parameters:
         """See TorchModel."""
@@ -85,6 +99,23 @@ class PersonalTorch:
 
     def _catalogue_behind(self, params: Parameters, patches: Patches, state: Scores) -> Scores:
         return self._asked(params, lambda halves: halves.catalogue_behind(torch.tensor(state), **self._patch(patches)))
+
+    def _body(self) -> IncrementalTorch:
+        if self._going_on is None:
+            try:
+                self._going_on = IncrementalTorch(self.module.get_submodule(BODY))
+            except ContractError as error:
+                raise ContractError(f"the body of {type(self.module).__name__} keeps no state: {error}") from error
+        return self._going_on
+
+    def _body_params(self, params: Parameters) -> Parameters:
+        if self._body_of is None or self._body_of[0] is not params:
+            mine = {n.removeprefix(f"{BODY}."): v for n, v in params.items() if n.startswith(f"{BODY}.")}
+            self._body_of = params, mine
+        return self._body_of[1]
+
+    def _shown_behind(self, params: Parameters, state: Scores) -> Scores:
+        return self._asked(params, lambda halves: halves.shown(torch.tensor(state)))
 
     def _patch(self, patches: Patches) -> dict[str, Tensor]:
         return {name: as_tensor(patches[name]) for name in self.layout}

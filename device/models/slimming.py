@@ -43,15 +43,15 @@ def narrowed(large: nn.Module, spec: SubnetSpec) -> nn.Module:
 
     It computes on contiguous copies of the leading channels, so that in eval mode it equals the dense slice bit for
     bit. Its int8 table is rounded as the installed one is, with the gradient of the unrounded table (straight-through,
-    Bengio et al. 2013); one of codes or buckets is so in eval mode only, for these are fitted after training. It shows
-    the weights of now: make another one after an optimiser step.
+    Bengio et al. 2013); one of codes is so in eval mode only, for these are fitted after training. It shows the weights
+    of now: make another one after an optimiser step.
     """
     small = skeleton(large, spec).train(large.training)
     stacks, weights = _stacks(large), dict(large.named_parameters())
     for name, empty in list(small.named_parameters()):
         cut = _leading(weights[name], tuple(empty.shape), stacks.get(name, 1))
         if name == large.item_table and (kind := (spec.in_training if large.training else spec).table) != "float32":
-            cut = straight_through(cut) if kind == "int8" else fitted(cut, kind)
+            cut = straight_through(cut, kind)
         owner, _, leaf = name.rpartition(".")
         part = small.get_submodule(owner)
         delattr(part, leaf)
@@ -68,16 +68,8 @@ def skeleton(large: nn.Module, spec: SubnetSpec) -> nn.Module:
     return small
 
 
-def straight_through(table: Tensor) -> Tensor:
-    """`table` [n, e] as its int8 form is read, with the gradient of `table`; the values of `device.subnet.rounded`."""
-    with torch.no_grad():
-        scale = table.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-        read = torch.round(table / scale) * scale
-    return read + (table - table.detach())
-
-
-def fitted(table: Tensor, kind: Table) -> Tensor:
-    """`table` [n + 1, e] as a device reads it from its codes or buckets, with the gradient of `table`."""
+def straight_through(table: Tensor, kind: Table) -> Tensor:
+    """`table` [n + 1, e] as a device reads it from its form `kind`, with the gradient of `table`."""
     read = torch.from_numpy(as_read(table.detach().cpu().numpy(), kind)).to(table.device)
     return read + (table - table.detach())
 

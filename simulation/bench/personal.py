@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from device.incremental import State, state_bytes
-from device.incremental_scorer import IncrementalScorer
+from device.incremental_scorer import IncrementalScorer, incremental
 from device.model import Parameters
 from device.models.incremental_torch import IncrementalTorch
 from device.personal_scoring import Bodies, PersonalScorer
@@ -22,8 +22,6 @@ BATCHES = (SCORING_BATCH, 256, 1024)
 """Rows of a call outside of a fleet; shown at the best."""
 SIZES = ((50, 50), (20, 20), (10, 10))
 """(history, pool)."""
-BODY = "body."
-"""In front of the names of the body's weights."""
 
 
 def fleet(one: Masked) -> tuple[PersonalScorer, Bodies]:
@@ -35,15 +33,10 @@ def fleet(one: Masked) -> tuple[PersonalScorer, Bodies]:
 
 def fleet_continued(one: Masked) -> tuple[PersonalScorer, IncrementalScorer]:
     """The same, whose body goes on from states; and what keeps those."""
-    body = IncrementalTorch(one.model.module.get_submodule("body"))
-    kept = IncrementalScorer(ModelScorer(body, body_params(one)), one.who, one.length)
     inner = ModelScorer(one.model, one.params)
+    kept = incremental(inner, one.who, one.length)
+    assert kept is not None
     return with_masks(one, PersonalScorer(inner, one.model, one.who, states=kept.state)), kept
-
-
-def body_params(one: Masked) -> Parameters:
-    """The weights of the body, under the names that it has for them."""
-    return {name.removeprefix(BODY): value for name, value in one.params.items() if name.startswith(BODY)}
 
 
 def with_masks(one: Masked, scorer: PersonalScorer) -> PersonalScorer:
@@ -124,8 +117,7 @@ def bench_continued(say: Say, devices: int, sample: int, size: tuple[int, int], 
     """The body with relative positions: a step costs one position, in the fleet and in the loop `continued`."""
     one = masked(devices, size, rounds + 1, relative=True)
     scorer, kept = fleet_continued(one)
-    body = IncrementalTorch(one.model.module.get_submodule("body"))
-    params = body_params(one)
+    body, params = one.model.body(), one.model.body_params(one.params)
     held = {name: np.array(value) for name, value in body.start(params, one.window(0)).items()}
     batch = min(BATCHES, key=lambda batch: batched_continued(one, body, params, held, batch))
     found = in_turn(

@@ -118,8 +118,8 @@ MEANINGS = {
     "device.tiers.share": "of the devices, relative to the other tiers",
     "device.tiers.model": "instead of `[device] model`; devices of such a tier get no patches",
     "device.tiers.subnet": "the part of an elastic model that it runs: `w16-b1-e8` is 16 channels, one block, 8 "
-    "numbers per item; `-int8` after it: the item table as int8, `-code4`: as sums of four code vectors, "
-    "`-hash8`: as sums of two of n / 8 buckets; `search`: the best within `limits`; without it all of the model",
+    "numbers per item; `-int8` after it: the item table as int8, `-code4`: as sums of four code vectors; "
+    "`search`: the best within `limits`; without it all of the model",
     "device.tiers.limits": "what a subnet that is searched may cost",
     "device.tiers.limits.flops": "operations of ranking one list",
     "device.tiers.limits.nbytes": "bytes of the installation",

@@ -30,8 +30,6 @@ def states(config: ExperimentConfig) -> Iterator[str]:
     if config.device.states == "recomputed":
         return
     where = '[device] states = "incremental"'
-    if config.cloud.personalizer is not None:
-        yield f"{where} takes no patches of [cloud.personalizer]: a new one would end the state; take one out"
     if config.device.items == "streamed":
         yield f'{where}: rows that come and go under items = "streamed" would end the state; use items = "resident"'
     if config.device.runtime != "torch":

@@ -17,8 +17,10 @@ def slimmed(config: ExperimentConfig) -> Iterator[str]:
     table, named = device.supernet, [tier for tier in device.tiers if tier.subnet is not None]
     labels = [tier.subnet for tier in named if tier.subnet not in (None, SEARCH)]
     yield from unreadable(filter(None, labels), "[device.tiers]")
+    yield from overruled(filter(None, labels), "[device.tiers]", device.items)
     if table is not None:
         yield from unreadable(table.subnets, "[device.supernet]")
+        yield from overruled(table.subnets, "[device.supernet]", device.items)
     if table is None and not named:
         return
     which = "a tier's subnet" if named else "[device.supernet]"
@@ -47,3 +49,17 @@ def unreadable(labels: Iterable[str], where: str) -> Iterator[str]:
             SubnetSpec.parse(label)
         except ConfigError as error:
             yield f"{where} {error}"
+
+
+def overruled(labels: Iterable[str], where: str, items: str) -> Iterator[str]:
+    """Kinds of tables that [device] items would replace by its own.
+
+    A label of int8 is not among them: "resident-int8" and "streamed" hold the same int8 rows.
+    """
+    for label in labels if items != "resident" else ():
+        plain, _, kind = label.rpartition("-")
+        if kind in KINDS and kind not in ("float32", "int8"):
+            yield (
+                f'{where} subnet: {label!r} does not say how tables are held: [device] items = "{items}" holds them as '
+                f'int8; write "{plain}", or use items = "resident"'
+            )

@@ -26,8 +26,9 @@ USED = {
 class MethodTable(Table):
     """One row; with nothing but a name it is the shared static model, `[device.model]`.
 
-    `model` with its own `training` stands in place of that one. `subnet` is cut out of it, or searched within `limits`
-    where it is "search"; a limited latency is that of `profile`. `personalizer` goes on from it once it is trained.
+    `model` with its own `training` stands in place of that one. `subnet` is cut out of it, else of `[elastic]`, or
+    searched within `limits` where it is "search"; a limited latency is that of `profile`. `personalizer` goes on from
+    it once it is trained.
     """
 
     name: str = Field(min_length=1)
@@ -37,6 +38,13 @@ class MethodTable(Table):
     limits: LimitsTable | None = None
     profile: str | None = None
     personalizer: PersonalizerTable | None = None
+
+
+class ElasticTable(Table):
+    """The elastic model that methods with a `subnet` and no `model` are cut out of, and its training."""
+
+    model: Plugin
+    training: TrainingTable = TrainingTable()
 
 
 class StudyConfig(Table):
@@ -54,6 +62,7 @@ class StudyConfig(Table):
     data: DataTable = DataTable()
     cloud: CloudTable
     device: DeviceTable
+    elastic: ElasticTable | None = None
     methods: tuple[MethodTable, ...] = Field(strict=False, min_length=1)
 
     @property
@@ -61,6 +70,10 @@ class StudyConfig(Table):
         """Number of the method that the others are compared with."""
         names = [method.name for method in self.methods]
         return 0 if self.baseline is None else names.index(self.baseline)
+
+    def elastic_of(self, method: MethodTable) -> ElasticTable | None:
+        """What a method is cut out of, where it names no model of its own."""
+        return self.elastic if method.subnet is not None and method.model is None else None
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -98,7 +111,8 @@ def contradictions(config: StudyConfig) -> Iterator[str]:
     yield from ineffective(config)
     for name in config.profiles:
         yield from refusal(partial(profile_of, name))
-    for training in (config.cloud.training, config.device.training):
+    elastic = () if config.elastic is None else (config.elastic.training,)
+    for training in (config.cloud.training, config.device.training, *elastic):
         yield from refusal(training.options)
     for method in config.methods:
         yield from (f"method {method.name!r}: {line}" for line in contradicting(method, config))
@@ -112,6 +126,10 @@ def ineffective(config: StudyConfig) -> Iterator[str]:
     for place, table in (("cloud", config.cloud), ("device", config.device)):
         for key in sorted(table.model_fields_set - USED[place]):
             yield f"[{place}] {key} has no effect on a comparison of methods; take it out"
+    if config.device.supernet is not None and all(method.subnet is None for method in config.methods):
+        yield "[device.supernet] has no effect: no method has a subnet; add a subnet, or take it out"
+    if config.elastic is not None and not any(map(config.elastic_of, config.methods)):
+        yield "[elastic] has no effect: no method has a subnet and no model; add a subnet, or take it out"
 
 
 def contradicting(method: MethodTable, config: StudyConfig) -> Iterator[str]:
@@ -121,7 +139,7 @@ def contradicting(method: MethodTable, config: StudyConfig) -> Iterator[str]:
         yield "training belongs to a model of its own; add model, or take it out"
     if method.subnet is not None and personal is not None:
         yield "both subnet and personalizer; keep one"
-    if method.model is None and personal is None and config.device.model is None:
+    if method.model is None and personal is None and not (config.device.model or config.elastic_of(method)):
         yield "it has no model and [device.model] is missing; add one"
     if personal is not None and "when" in personal.model_fields_set:
         yield "personalizer: when has no effect, every step has a patch of its own; take it out"

@@ -213,12 +213,12 @@ def table(trial: Trial) -> str:
     for spec in compact:
         assert isinstance(trial.model, HasItemTable)  # `costs` has seen to it
         read = trial.cut(spec)[trial.model.item_table]
-        cure = "rounded(table)" if spec.table == "int8" else f'as_read(table, "{spec.table}")'
         # fitting codes once more to what was fitted gives something else
         plain = read if spec.table == "int8" else trial.cut(replace(spec, table="float32"))[trial.model.item_table]
         held = as_read(plain, spec.table)
         if not np.allclose(read, held, rtol=0, atol=1e-6 * max(1e-6, float(np.abs(read).max()))):
-            raise Failed(f"the table of {spec} is not what its {spec.table} form holds; return device.subnet.{cure}")
+            cure = f'return device.subnet.as_read(table, "{spec.table}")'
+            raise Failed(f"the table of {spec} is not what its {spec.table} form holds; {cure}")
     return f"{len(compact)} subnets with tables that are not float32 hold what is installed"
 
 

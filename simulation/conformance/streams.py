@@ -16,11 +16,15 @@ ASKED_AT = 3600.0
 
 
 def clicks(until: float = 2 * ASKED_AT) -> Stream:
-    """What twenty users of ten clicks each did before `until`; the same at every call."""
+    """What twenty users of twelve clicks each did before `until`; the same at every call.
+
+    Ten are of any time, two follow ASKED_AT within half a minute: who looks a little ahead hears them.
+    """
     numbers = rng(0, "conformance", "stream")
-    at = np.sort(numbers.uniform(0, 2 * ASKED_AT, (20, 10))).ravel()
-    item = numbers.integers(1, N_ITEMS + 1, 200).astype(np.int32)
-    whole = Stream.of(np.repeat(np.arange(20), 10), item, at)
+    ahead = ASKED_AT + numbers.uniform(0, 30, (20, 2))
+    at = np.sort(np.concatenate([numbers.uniform(0, 2 * ASKED_AT, (20, 10)), ahead], axis=1))
+    item = numbers.integers(1, N_ITEMS + 1, at.size).astype(np.int32)
+    whole = Stream.of(np.repeat(np.arange(len(at)), at.shape[1]), item, at.ravel())
     heard = whole.at < until
     return Stream(whole.at[heard], whole.item[heard], whole.before[heard])
 

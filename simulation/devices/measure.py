@@ -48,7 +48,8 @@ class Part:
 def measured(ready: Ready, asked: Asked, *, length: int, seed: int) -> Outcome:
     """Rank every list, and every target among its negatives, after the newest `length` items.
 
-    A personalised method gets a fresh patch for each step, made of the history that the cloud's list is made of.
+    A personalised method gets a fresh patch for each step, made of those items too. The cloud's list is as fresh, made
+    of the newest items that [cloud] history says.
     """
     steps, k = asked.pools.shape
     pooled = np.zeros((steps, k), np.float32)

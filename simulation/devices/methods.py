@@ -20,10 +20,12 @@ from simulation.installing import Installed, install
 from simulation.objects import model_of, tiers
 from simulation.personalizing import personalization, trained_method
 from simulation.prepare import try_plugins
-from simulation.searching import searched
+from simulation.searching import refuse_timed, searched
 from simulation.shelf import BACKBONE, Shelf
+from simulation.slimming import table_of
 
 MATCHNAS = "search of MatchNAS, WWW 2024, arXiv 2402.13525, parts reconstructed"
+LABELLED = ", without its training on unlabelled items"
 PAPER = re.compile(r"\(([^()]*(?:arXiv|\b(?:19|20)\d\d\b)[^()]*)\)")
 
 
@@ -45,16 +47,17 @@ class Ready:
 
     @property
     def parameters(self) -> int:
-        """Numbers on the device, buffers among them."""
+        """Numbers that scoring reads, buffers among them; of a compact item table those of the table it stands for."""
         return sum(array.size for array in self.installed.params.values())
 
 
 def experiment(config: StudyConfig, method: MethodTable, seed: int) -> ExperimentConfig:
     """The experiment whose devices run the method."""
-    model = method.model or config.device.model
+    usual = config.elastic_of(method) or config.device
+    model, training = method.model or usual.model, method.training or usual.training
     if method.personalizer is not None and method.model is None and not goes_on(method.personalizer.plugin):
         model = None
-    more: dict[str, Any] = {"model": model, "training": method.training or config.device.training}
+    more: dict[str, Any] = {"model": model, "training": training}
     if method.subnet is None:
         more["supernet"] = None
     else:
@@ -80,17 +83,24 @@ def ready(config: ExperimentConfig, method: MethodTable, shelf: Shelf) -> Ready:
     (tier,) = tiers(config)
     installed = install(config, shelf, tier, Path())
     if method.personalizer is None:
-        said = MATCHNAS if method.subnet == SEARCH else source(model_of(config, tier))
+        said = search_of(config) if method.subnet == SEARCH else source(model_of(config, tier))
         return Ready(method.name, said, installed, None, tier.subnet)
     half = personalization(config, trained_method(config, shelf)).personalizer
     return Ready(method.name, source(method.personalizer.plugin), installed, half)
+
+
+def search_of(config: ExperimentConfig) -> str:
+    """Where a search is from, and what of it is left out."""
+    return MATCHNAS if table_of(config).unlabelled is not None else MATCHNAS + LABELLED
 
 
 def try_methods(config: StudyConfig) -> None:
     """Make everything once in a small size, so that a wrong option is not found only after hours of training."""
     for method in config.methods:
         try:
-            try_plugins(experiment(config, method, config.seeds[0]))
+            one = experiment(config, method, config.seeds[0])
+            refuse_timed(one)
+            try_plugins(one)
         except ConfigError as error:
             raise ConfigError(f"method {method.name!r}: {error}") from error
 

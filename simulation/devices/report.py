@@ -188,6 +188,8 @@ def protocol_of(config: StudyConfig) -> dict[str, str]:
         "from it, not measured on a phone. Of a personalised method the installed half is run; a patch is put in "
         "place when it arrives. FLOPs count what a patch switches off, milliseconds do not. Of a searched subnet, that "
         "of the first seed is run",
+        "compact item tables": "FLOPs, milliseconds and parameters are those of the float32 table that such a table "
+        "stands for: to read int8 or codes is not counted. Bytes are those of the table as installed",
         "ties": said["ties"],
     }
 

@@ -10,6 +10,8 @@ from device.profile import profile_of
 from simulation.devices.methods import Ready
 from simulation.tier_latency import Measured, measure, step_cost
 
+OF_THE_FILE = ("nbytes", "fits")
+
 
 def speed(
     ready: Ready, profiles: Sequence[str], *, n_items: int, length: int, candidates: int, flops: float
@@ -17,7 +19,8 @@ def speed(
     """p50 here in milliseconds, the scaled cost per profile, memory; or the reason why nothing was measured.
 
     Exported is the installed half without a patch: to put a patch in place is work of its arrival, not of a step, and
-    leaves the same products to be computed. Where a patch takes blocks away, this is the cost of all of them.
+    leaves the same products to be computed. Where a patch takes blocks away, this is the cost of all of them. A compact
+    item table is exported as the float32 table that it stands for.
     """
     from device.export import export_onnx
 
@@ -36,13 +39,15 @@ def speed(
 
 
 def scaled(found: Measured, profiles: Sequence[str], flops: float) -> dict[str, Any]:
-    """What was measured here, and the cost of a step of `flops` operations on each kind of phone."""
+    """What was measured here, and the cost of a step of `flops` operations on each kind of phone.
+
+    Left out is what is about the file: a device holds another one, see `installed_bytes`.
+    """
     costs = [step_cost(profile_of(name), found, flops=flops).to_dict() for name in profiles]
     return {
         "p50_ms": found.p50_ms,
         "p95_ms": found.p95_ms,
-        "file_bytes": found.nbytes,
         "step_memory_bytes": found.memory.total,
         "host": dict(found.host),
-        "tiers": {cost["profile"]: cost for cost in costs},
+        "tiers": {one["profile"]: {key: one[key] for key in one if key not in OF_THE_FILE} for one in costs},
     }

@@ -150,7 +150,10 @@ class Sweep:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Keys name, measures, never, always, command, protocol, seconds."""
+        """Keys name, measures, never, always, command, protocol, subnets, seconds.
+
+        Subnets: of the tiers that run one, its label by seed, then tier; sweeps older than this lack the key.
+        """
         return self._files.json(SUMMARY)
 
     @cached_property

@@ -26,7 +26,7 @@ class Lists:
     patches: Patches  # [D, S, *shape]; {} = none
 
     def see(self, fleet: Fleet, who: NDArray[np.int64], taken: NDArray[np.int32]) -> None:
-        """See calibration.Watches."""
+        """See choosing.rehearsal.Watches."""
         where = self.row[fleet.devices[who]], fleet.observed[who]
         self.items[where], self.cloud[where] = fleet.pool.items[who], fleet.pool.cloud[who]
         for name, values in self.patches.items():

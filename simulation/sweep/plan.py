@@ -31,6 +31,11 @@ def plans(path: Path, overrides: Sequence[str]) -> list[ExperimentConfig]:
             f"{path}: [cloud.personalizer] when = {{ every = {base.cloud.personalizer.every} }}: the bounds of a sweep "
             'know patches that come with every list; set when = "request" or "installation", or use `run`'
         )
+    if base.cloud.personalizer is not None and base.device.states == "incremental":
+        raise ConfigError(
+            f'{path}: [device] states = "incremental" beside [cloud.personalizer]: the bounds of a sweep know scores '
+            'under patches from whole histories; set states = "recomputed", or use `run`'
+        )
     keys = list(base.sweep.vary)
     found = []
     for values in product(*base.sweep.vary.values()):

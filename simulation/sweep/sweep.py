@@ -25,6 +25,7 @@ from simulation.fingerprint import fingerprint
 from simulation.metrics import parse
 from simulation.prepare import Prepared, prepare
 from simulation.replay import Columns
+from simulation.searching import labels
 from simulation.sweep import folder as f
 from simulation.sweep.bounds import MERGED, RATIO, REPLACED, VALUE, bound, hindsight
 from simulation.sweep.cells import NOTHING, TOTALS, World
@@ -33,8 +34,7 @@ from simulation.sweep.spread import spread
 
 CELL_FILES = "cells"
 CALIBRATION = "calibration"
-Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]
-"""cells, per user, frontier, calibration"""
+Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]  # cells, per user, frontier, calibration
 One = TypeVar("One")
 
 
@@ -59,10 +59,10 @@ class Sweep:
     def run(self) -> Path:
         """Make it and write its folder; returns the folder."""
         started, config = time.time(), with_floors(self.config)
-        tables = [self.seed(config, seed) for seed in config.sweep.seeds]
+        tables, ran = zip(*(self.seed(config, seed) for seed in config.sweep.seeds), strict=True)
         cells, per_user, frontier, calibration = (stacked(parts) for parts in zip(*tables, strict=True))
+        subnets = {str(seed): one for seed, one in zip(config.sweep.seeds, ran, strict=True) if one}
         text = resolved(config)
-        names = {"never": floor(config, NEVER), "always": floor(config, ALWAYS)}
         seconds = round(time.time() - started, 1)
         return f.write_sweep(
             self.root,
@@ -74,18 +74,18 @@ class Sweep:
             frontier=frontier,
             calibration=calibration,
             summary={"name": config.name, "measures": list(config.metrics), "command": self.command}
-            | {name: policy.label for name, policy in names.items()}
-            | {"protocol": words(config), "seconds": {"total": seconds}},
+            | {"never": floor(config, NEVER).label, "always": floor(config, ALWAYS).label}
+            | {"protocol": words(config), "subnets": subnets, "seconds": {"total": seconds}},
         )
 
-    def seed(self, config: ExperimentConfig, seed: int) -> Tables:
-        """The tables of one seed."""
+    def seed(self, config: ExperimentConfig, seed: int) -> tuple[Tables, dict[str, str]]:
+        """The tables of one seed, and the subnets that its tiers ran: a search may find others with each seed."""
         prepared = prepare(config.model_copy(update={"seed": seed, "sweep": SweepTable()}), self.root, self.say)
         made = Seed(prepared, config.sweep, self.root / CELL_FILES)
         if MERGED not in made.bounds():
             self.say(f"without the bound {MERGED!r}: too large for [sweep] bound_size, or lists bring rows or patches")
         made.make(lambda done, total: self.progress(f"seed {seed}", done, total))
-        return made.tables()
+        return made.tables(), labels(prepared.config)
 
 
 def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -186,7 +186,7 @@ class Prophet(Recent):
     """Sees a minute ahead."""
 
     def generate_at(self, histories: Items, k: int, *, at, rng) -> Generated:  # type: ignore[no-untyped-def]
-        return super().generate_at(histories, k, at=at + 60 * 60, rng=rng)
+        return super().generate_at(histories, k, at=at + 60, rng=rng)
 
 
 def test_the_kit_finds_who_hears_the_future() -> None:

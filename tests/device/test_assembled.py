@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_weights import become
 from torch import Tensor
 
 from device.check import check_device_model
@@ -35,7 +36,7 @@ def sasrec(**options: Any) -> SASRec:
 
 def assembled(personal: Any = "ffn") -> Assembled:
     made = Assembled(N_ITEMS, width=WIDTH, length=LENGTH, blocks=BLOCKS, personal=personal)
-    made.eval().requires_grad_(False).copy_from(sasrec())
+    become(made.eval().requires_grad_(False), sasrec())
     return made
 
 

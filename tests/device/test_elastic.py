@@ -22,7 +22,7 @@ from device.export import export_onnx
 from device.models.slimming import SlimmableTorch, narrowed, straight_through
 from device.patch import encode_patch
 from device.seeds import rng
-from device.subnet import Slimmable, SubnetSpec, installed, rounded
+from device.subnet import Slimmable, SubnetSpec, as_read, installed
 
 Kind = Callable[..., Any]
 
@@ -93,7 +93,8 @@ def zeroed(module: Any, spec: SubnetSpec) -> Any:
                 size = gates.shape[axis]
                 gates.narrow(axis, kept.get(size, size), size - kept.get(size, size)).zero_()
         if spec.table == "int8":
-            large.item.weight[:, : spec.items] = torch.from_numpy(rounded(module.item.weight[:, : spec.items].numpy()))
+            read = as_read(module.item.weight[:, : spec.items].numpy(), "int8")
+            large.item.weight[:, : spec.items] = torch.from_numpy(read)
     for part in list(large.modules()):
         for name, norm in list(part.named_children()):
             if isinstance(norm, nn.LayerNorm):
@@ -181,8 +182,8 @@ def test_cutting_draws_no_random_numbers(kind: Kind) -> None:
 
 def test_the_table_of_a_masked_model_is_rounded_and_passes_gradients_on() -> None:
     table = torch.randn(9, 5, requires_grad=True)
-    read = straight_through(table)
-    assert read.detach().numpy().tobytes() == rounded(table.detach().numpy()).tobytes()
+    read = straight_through(table, "int8")
+    assert read.detach().numpy().tobytes() == as_read(table.detach().numpy(), "int8").tobytes()
     (read * torch.arange(5.0)).sum().backward()
     assert torch.equal(table.grad, torch.arange(5.0).expand(9, 5))
 
@@ -234,7 +235,8 @@ def test_the_usual_losses_reach_every_weight(kind: Kind, loss: Any) -> None:
     value.backward()
     for name, parameter in made.named_parameters():
         assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0 or name.endswith("key.bias"), name  # softmax ignores a shift of all keys
+        # Softmax ignores a shift of all keys, or of all scores: such a gradient is 0 or what rounding left.
+        assert parameter.grad.abs().max() > 0 or name.endswith("key.bias") or name == "out.bias", name
 
 
 @pytest.mark.parametrize("kind", KINDS)

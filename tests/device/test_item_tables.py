@@ -1,4 +1,4 @@
-"""Item tables of codes and of hashed buckets: bytes by hand, what is exact, what grows better, what is scored."""
+"""Item tables of codes: bytes by hand, what is exact, what grows better, what is scored."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,22 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from device.item_tables import (
-    coded,
-    coded_shapes,
-    fitted,
-    hashed,
-    hashed_shapes,
-    places,
-    residual_codes,
-    summed,
-    uncoded,
-    unhashed,
-)
+from device.item_tables import coded, coded_shapes, residual_codes, summed, uncoded
 from device.models.slimming import narrowed
 from device.patch import decode_patch, encode_patch
 from device.seeds import rng
-from device.subnet import KINDS, SubnetSpec, Table, as_read, decoded, encoded, installed, unpacked
+from device.subnet import KINDS, SubnetSpec, Table, as_read, decoded, encoded, installed
 
 FITTED: list[Table] = [kind for kind in KINDS if kind not in ("float32", "int8")]
 MANY = arrays(
@@ -56,8 +45,6 @@ def error(read: np.ndarray, table: np.ndarray) -> float:
         (coded(table_of(5000, 8), 2), 5000 * 2 + 2 * 256 * 8 + 2 * 4),  # codes; codebooks; one scale per codebook
         (coded(table_of(100, 8), 4), 100 * 4 + 4 * 6 * 8 + 4 * 4),  # 100 // 16 = 6 code vectors
         (coded(table_of(3, 8), 1), 3 * 1 + 1 * 1 * 8 + 1 * 4),  # at least one
-        (hashed(table_of(100, 8), 8), 13 * 8 * 4 + 2 * 4),  # ceil(100 / 8) = 13 buckets; two seeds
-        (hashed(table_of(3, 8), 4), 1 * 8 * 4 + 2 * 4),
     ],
 )
 def test_bytes_by_hand(parts: dict[str, np.ndarray], nbytes: int) -> None:
@@ -68,9 +55,8 @@ def test_bytes_by_hand(parts: dict[str, np.ndarray], nbytes: int) -> None:
 @pytest.mark.parametrize("number", [1, 2, 8])
 def test_shapes_without_fitting(n_items: int, number: int) -> None:
     table = table_of(n_items, 3)
-    for make, shapes in ((coded, coded_shapes), (hashed, hashed_shapes)):
-        found = {name: (part.shape, part.itemsize) for name, part in make(table, number).items()}
-        assert found == shapes(n_items + 1, 3, number)
+    found = {name: (part.shape, part.itemsize) for name, part in coded(table, number).items()}
+    assert found == coded_shapes(n_items + 1, 3, number)
 
 
 @settings(max_examples=25, deadline=None)
@@ -108,40 +94,12 @@ def test_no_further_codebook_makes_it_worse(vectors: np.ndarray, entries: int) -
     assert all(later <= sooner + 1e-5 for sooner, later in pairwise(errors))
 
 
-def test_what_is_left_over_falls_with_codebooks_and_buckets() -> None:
+def test_what_is_left_over_falls_with_codebooks() -> None:
     for centres in (0, 40):
         table = table_of(2000, 16, centres)
         codes = [error(as_read(table, kind), table) for kind in ("code2", "code4", "code8")]
-        buckets = [error(as_read(table, kind), table) for kind in ("hash8", "hash4", "hash2")]
         assert codes == sorted(codes, reverse=True)
-        assert buckets == sorted(buckets, reverse=True)
-        # a share b of the rows explains a share b of the square, whether items are alike or not
-        np.testing.assert_allclose(buckets, np.sqrt([7 / 8, 3 / 4, 1 / 2]), atol=0.02)
         assert codes[1] < (0.3 if centres else 0.75)
-
-
-def test_buckets_are_the_least_squares() -> None:
-    """Against the dense system; items that fall into one bucket twice weigh 2 there."""
-    wanted = table_of(90, 3)[1:].astype(np.float64)
-    first, second = places(5, 90, 12), places(6, 90, 12)
-    assert (first == second).any()
-    dense = np.zeros((90, 12))
-    np.add.at(dense, (np.arange(90), first), 1)
-    np.add.at(dense, (np.arange(90), second), 1)
-    oracle = np.linalg.lstsq(dense, wanted, rcond=None)[0]
-    np.testing.assert_allclose(fitted(wanted, first, second, 12), oracle, atol=1e-8)
-
-
-def test_a_table_of_buckets_is_found_again() -> None:
-    parts = hashed(table_of(200, 4), 4)
-    table = unhashed(parts, 201)
-    np.testing.assert_allclose(unhashed(hashed(table, 4), 201), table, atol=1e-5)
-    seeds = parts["seeds"].tolist()
-    first, second = (places(seed, 200, 50) for seed in seeds)
-    assert (table[7] == parts["buckets"][first[6]] + parts["buckets"][second[6]]).all()  # ids begin with 1
-    assert 0.9 < (first != second).mean() < 1
-    assert min(first.min(), second.min()) == 0
-    assert max(first.max(), second.max()) == 49
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,7 +110,7 @@ def test_what_is_encoded_is_the_same_each_time_and_travels(kind: Table, n_items:
     again = encoded(np.asfortranarray(table), kind)
     assert {name: part.tobytes() for name, part in parts.items()} == {k: v.tobytes() for k, v in again.items()}
     sent = decode_patch(encode_patch({f"item.{name}": part for name, part in parts.items()}))
-    read = decoded({name[5:]: part for name, part in sent.items()}, kind, n_items + 1)
+    read = decoded({name[5:]: part for name, part in sent.items()}, kind)
     assert read.tobytes() == as_read(table, kind).tobytes()
     assert (read.dtype, read.shape) == (np.float32, table.shape)
     assert not read[0].any()
@@ -175,8 +133,6 @@ def test_a_slice_scores_as_with_the_rebuilt_table(model: Callable[..., Any], kin
     assert scores.tobytes() == slim.subnet(spec.in_training).score(rebuilt, *given).tobytes()
     assert np.abs(scores - slim.subnet(spec.in_training).score(whole, *given)).max() > 1e-3
     sent = installed(whole, spec, item_table="item.weight")
-    read = unpacked(decode_patch(encode_patch(sent)), spec, item_table="item.weight", rows=31)
-    assert scores.tobytes() == slim.subnet(spec).score(read, *given).tobytes()
     assert slim.size(spec, length=LENGTH, candidates=6).nbytes == len(encode_patch(sent))
     with torch.inference_mode():
         assert narrowed(module, spec)(*tensors(*given)).numpy().tobytes() == scores.tobytes()

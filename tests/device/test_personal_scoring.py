@@ -8,8 +8,7 @@ import torch
 from personal_parts import Coded
 
 from device.errors import ConfigError, ContractError
-from device.incremental_scorer import IncrementalScorer
-from device.models.incremental_torch import IncrementalTorch
+from device.incremental_scorer import incremental
 from device.models.masked import MaskedHead, numbers
 from device.models.personal_head import PersonalHead
 from device.models.personal_torch import PersonalTorch
@@ -126,12 +125,18 @@ def test_the_body_is_asked_once_per_history():
 
 def test_a_body_that_goes_on_from_states_gives_the_same():
     model, params, items, pools, masks = world(relative=True)
-    body = {name.removeprefix("body."): value for name, value in params.items() if name.startswith("body.")}
-    kept = IncrementalScorer(ModelScorer(IncrementalTorch(model.module.body), body), WHO, LENGTH)
+    kept = incremental(ModelScorer(model, params), WHO, LENGTH)
     scorer = holding(model, params, masks, states=kept.state)
     scorer.scores(WHO, WHO * 0, np.ascontiguousarray(items[:, :-1]), pools)
     got = scorer.scores(WHO, WHO * 0 + 1, np.ascontiguousarray(items[:, 1:]), pools)
     np.testing.assert_allclose(got, model.score_personal(params, {"mask": masks}, items, pools), atol=1e-5)
+
+
+def test_one_item_more_costs_a_step_of_the_body_and_the_head():
+    model = MaskedHead(N, width=WIDTH, blocks=1, length=LENGTH, relative=True)
+    # a step: items in and out 2 x 8 x 8, a block 6 x 8 x 8 and 2 x 6 x 8; five candidates 5 x 8; the head 2 x 8 x 8
+    assert model.flops_step(5) == 2 * (128 + 384 + 96 + 40 + 128)
+    assert model.flops_step(5) < model.flops(LENGTH, 5)
 
 
 def test_masks_wait_as_bits_and_arrive_whole():

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from cloud.item_rows import Rows
 from device.errors import ConfigError
+from device.item_tables import quantised, unquantised
 from device.patch import encode_patch
 from device.subnet import (
     KINDS,
@@ -24,8 +25,6 @@ from device.subnet import (
     installed,
     leading,
     patch_nbytes,
-    quantised,
-    rounded,
     smallest,
 )
 
@@ -47,7 +46,7 @@ def test_labels_by_hand() -> None:
     assert str(SubnetSpec(16, 1, 8)) == "w16-b1-e8"
     assert str(SubnetSpec(64, 2, 12, "int8")) == "w64-b2-e12-int8"
     assert str(SubnetSpec(64, 2, 12, "code4")) == "w64-b2-e12-code4"
-    assert SubnetSpec.parse("w16-b1-e8-hash8") == SubnetSpec(16, 1, 8, "hash8")
+    assert SubnetSpec.parse("w16-b1-e8-code8") == SubnetSpec(16, 1, 8, "code8")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,7 +57,7 @@ def test_what_is_trained_for_a_kind_of_table(kind: Table) -> None:
 
 @pytest.mark.parametrize(
     "label",
-    ["", "w16", "w16-b1-e8-int4", "w16-b1-e8-float32", "w16-b1-e8-code3", "w16-b1-e8-hash", "w16-b1-e8 ", "w-16-b1-e8"],
+    ["", "w16", "w16-b1-e8-int4", "w16-b1-e8-float32", "w16-b1-e8-code3", "w16-b1-e8-hash8", "w8-b1-e8 ", "w-16-b1-e8"],
 )
 def test_other_labels_are_refused(label: str) -> None:
     with pytest.raises(ConfigError, match=r"is no subnet; write it as w16-b1-e8 or"):
@@ -69,7 +68,7 @@ def test_other_labels_are_refused(label: str) -> None:
 def test_sizes_that_cannot_be(label: str) -> None:
     with pytest.raises(ConfigError, match="expected a width of whole heads of 8"):
         SubnetSpec.parse(label)
-    with pytest.raises(ConfigError, match="table = 'int4'; expected one of float32, hash2, int8, hash4"):
+    with pytest.raises(ConfigError, match="table = 'int4'; expected one of float32, int8, code8"):
         SubnetSpec(8, 1, 8, "int4")  # type: ignore[arg-type]
 
 
@@ -104,11 +103,21 @@ def test_an_int8_table_is_that_of_streamed_rows(data: st.DataObject) -> None:
     floats = st.floats(-100, 100, width=32)
     table = data.draw(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=floats))
     codes, scale = quantised(table)
-    rows = Rows.of(table)
+    rows, read = Rows.of(table), as_read(table, "int8")
     assert codes.tobytes() == rows.codes.tobytes()
     assert scale.tobytes() == rows.scale.tobytes()
-    assert rounded(table).tobytes() == rows.table().tobytes()
-    assert (np.abs(rounded(table) - table) <= 0.5001 * scale[:, None]).all()
+    assert read.tobytes() == rows.table().tobytes() == unquantised(codes, scale).tobytes()
+    assert (np.abs(read - table) <= 0.5001 * scale[:, None]).all()
+
+
+def test_int8_by_hand() -> None:
+    """Scales 1 / 127 and 2 / 127: 0.5 is 63.5 of the first, to even 64; -0.01 is -0.635 of the second."""
+    codes, scale = quantised(np.array([[1, 0.5], [2, -0.01], [0, 0]], np.float32))
+    assert codes.tolist() == [[127, 64], [127, -1], [0, 0]]
+    np.testing.assert_allclose(scale[:2], [1 / 127, 2 / 127], rtol=1e-6)
+    read = unquantised(codes, scale)
+    np.testing.assert_allclose(read, [[1, 64 / 127], [2, -2 / 127], [0, 0]], rtol=1e-6)
+    assert (codes.dtype, scale.dtype, read.dtype) == (np.int8, np.float32, np.float32)
 
 
 @given(
@@ -132,10 +141,7 @@ def test_size_is_what_is_installed(label: str) -> None:
     assert size.body_nbytes == len(encode_patch({"body.weight": params["body.weight"]}))
     table = {
         "float32": 201 * 8 * 4,
-        "hash2": 100 * 8 * 4 + 8,
         "int8": 201 * 8 + 201 * 4,
-        "hash4": 50 * 8 * 4 + 8,
-        "hash8": 25 * 8 * 4 + 8,
         "code8": 200 * 8 + 8 * 12 * 8 + 8 * 4,  # 200 // 16 = 12 code vectors per codebook
         "code4": 200 * 4 + 4 * 12 * 8 + 4 * 4,
         "code2": 200 * 2 + 2 * 12 * 8 + 2 * 4,
@@ -145,14 +151,13 @@ def test_size_is_what_is_installed(label: str) -> None:
 
 def test_the_smallest_of_one_size_is_by_kind_of_table() -> None:
     specs = [SubnetSpec(8, 1, 8, kind) for kind in KINDS]
-    assert [smallest(specs[:count]).table for count in (1, 3, 8)] == ["float32", "int8", "code2"]
+    assert [smallest(specs[:count]).table for count in (1, 2, 5)] == ["float32", "int8", "code2"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_float32_table_is_read_as_it_is_and_int8_as_rounded(kind: Table) -> None:
+def test_a_float32_table_is_read_as_it_is_and_no_other(kind: Table) -> None:
     table = np.linspace(-1, 1, 320, dtype=np.float32).reshape(40, 8)
-    same = {"float32": table, "int8": rounded(table)}.get(kind)
-    assert (as_read(table, kind).tobytes() == (table if same is None else same).tobytes()) == (same is not None)
+    assert (as_read(table, kind).tobytes() == table.tobytes()) == (kind == "float32")
 
 
 def test_specs_need_no_torch() -> None:

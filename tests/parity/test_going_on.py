@@ -1,11 +1,15 @@
 """Runs whose devices keep states do not depend on how the fleet is cut, nor on what a client remembers of itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from forgetful import restored, serving
 from parity_parts import config, replayed, silent
 
+from device.fleet import Fleet
 from device.models.incremental_torch import IncrementalTorch
+from device.models.personal_torch import PersonalTorch
 from simulation.choosing.chooser import choose
 from simulation.choosing.stage import on_test
 from simulation.experiment import Job
@@ -78,3 +82,62 @@ def test_a_sweep_sees_what_the_run_sees(prepared):
         order = np.lexsort([lived["step"], lived["device"]])
         for name in ("rank", "asked", "pool_age"):
             np.testing.assert_array_equal(lived[name][order], mine[name].to_numpy(), err_msg=f"{policy.label} {name}")
+
+
+def masked(**changes):
+    """The same fleet with a DIET mask in every reply for the tier that names no model of its own."""
+    tables = going_on(**changes).model_dump(by_alias=True, exclude_none=True)
+    head = {"class": "device.models.masked:MaskedHead", "width": 16, "blocks": 1, "relative": True}
+    diet = {"class": "cloud.personalizers.diet:Diet", "training": {"epochs": 1, "patience": 0}}
+    tables["device"]["model"], tables["cloud"]["personalizer"] = head, diet
+    return config(**{name: tables[name] for name in ("device", "cloud", "policies")})
+
+
+@pytest.fixture(scope="module")
+def patched(tmp_path_factory):
+    return prepare(masked(), tmp_path_factory.mktemp("patched"), silent)
+
+
+def test_masks_over_bodies_that_go_on(patched, monkeypatch):
+    """One client, three that forget all but their snapshots, seven that are restored: the states of the body are in
+    the snapshots, and a mask that comes ends none of them."""
+    assert [type(tier.model) for tier in patched.installed] == [PersonalTorch, IncrementalTorch]
+    steps, expected = run_with(patched, 1)
+    assert 0.1 < steps["asked"].mean() < 0.9
+    sizes = restored(monkeypatch)
+    assert run_with(patched, 3, serving(Job(patched.config, patched.root, 3, prepared=patched)))[1] == expected
+    assert len(sizes) == 2 * 4 * 3
+    assert replayed(patched, 7) == expected
+    assert replayed(prepare(masked(states="recomputed"), patched.root, silent), 1) != expected
+
+
+@pytest.mark.parametrize("states", ["incremental", "recomputed"])
+def test_masked_scores_are_those_of_the_whole_history(patched, states):
+    """Where nothing has left the window, each device's own mask in place."""
+    history, device = 6, np.arange(70)
+    tier = patched.installed[0]
+    setup = on_test(patched).setups(patched.config.all_policies[0], choose_plain(patched))[0]
+    fleet = Fleet(replace(setup, incremental=states == "incremental"), device, np.zeros((70, 10), np.int32), 12)
+    draw = np.random.default_rng(0)
+    masks = fleet.personal.held["mask"]
+    masks[:] = draw.random(masks.shape) < 0.5
+    fleet.pool.items[:] = draw.permuted(np.tile(np.arange(1, 81, dtype=np.int32), (70, 1)), axis=1)[:, :12]
+    for step in range(history):
+        fleet.rank(device, np.full(70, float(step)))
+        fleet.observe(device, draw.integers(1, 81, 70, dtype=np.int32), np.zeros(70, np.int32), np.full(70, step + 0.5))
+    fleet.rank(device, np.full(70, 9.0))
+    got = fleet.scores(device)
+    pools = np.where(fleet.pool.items == 0, 1, fleet.pool.items)
+    alone = tier.model.score_personal(tier.params, {"mask": masks}, fleet.history, pools)
+    here = fleet.pool.items != 0
+    assert here.mean() > 0.8
+    np.testing.assert_allclose(got[here], alone[here], atol=1e-5)
+    shown = fleet.scorer.state(device, fleet.observed, fleet.history)
+    np.testing.assert_allclose(shown, tier.model.state(tier.params, fleet.history), atol=1e-5)
+    asked = fleet.scorer.state(device, fleet.asked_step, fleet.asked_history)
+    np.testing.assert_allclose(asked, tier.model.state(tier.params, fleet.asked_history), atol=1e-5)
+
+
+def choose_plain(prepared):
+    """What the first policy's price and fusion are."""
+    return choose(prepared, silent)[prepared.config.all_policies[0].label]

@@ -20,6 +20,13 @@ def test_a_row_per_tier_and_no_column_that_stays_empty():
     ]
 
 
+def test_a_state_has_a_column_of_its_own_and_no_milliseconds():
+    tier = {"tier": "a", "installed_bytes": 10, "state_bytes": 1_240, **COST, "p50_ms": None}
+    heading, found = rows(tier)
+    assert heading == ["Tier", "Profile", "Installed", "State", "Memory", "MFLOPs / step", "Energy / step", "Fits"]
+    assert found == ["a", "entry", "10 B", "1.2 kB", "61.4 kB", "1.25", "0.00125 J", "yes"]
+
+
 def test_unknown_operations_are_no_zero():
     (_, found) = rows({"tier": "a", "installed_bytes": 10, **COST, "flops": None, "joules": None})
     assert found == ["a", "entry", "10 B", "61.4 kB", "4.57 ms", "yes"]

@@ -43,7 +43,7 @@ def test_there_is_something_of_every_kind() -> None:
         "device.models.successors:Successors",
         "device.models.ttt:TTT4Rec",
     }
-    methods = ("cki:CkiPersonal", "diet:Diet", "duet:Duet", "forward_ofa:ForwardOFA", "solid:Solid")
+    methods = ("cki:Cki", "diet:Diet", "duet:Duet", "forward_ofa:ForwardOFA", "solid:Solid")
     assert set(listed("personalizer")) == {f"cloud.personalizers.{name}" for name in methods}
 
 

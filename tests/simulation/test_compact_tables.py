@@ -1,4 +1,4 @@
-"""Subnets with tables of codes and buckets: the conformance kit, configurations, and what is cut out."""
+"""Subnets with tables of codes: the conformance kit, configurations, and what is cut out."""
 
 import tomllib
 from typing import Any
@@ -16,6 +16,7 @@ from device.subnet import KINDS, SubnetSpec, as_read, grid, installed, leading
 from simulation.config.read import check
 from simulation.config.tables import ExperimentConfig
 from simulation.conformance.made_up import N_ITEMS
+from simulation.installing import Installed, laid_out
 from simulation.slimming import cut, spec_of, supernet, weights
 
 PLAIN = 'class = "device.models.sasrec:SASRec"\nwidth = 8\nblocks = 1\n'
@@ -76,7 +77,7 @@ def test_what_is_cut_is_counted_as_encoded_and_scores_as_decoded(kind: Any) -> N
     assert weights(module)["item.weight"].shape == (401, 16)
 
 
-@pytest.mark.parametrize("listed", ["", '"w8-b1-e8"', '"w8-b1-e8-code4"', '"w8-b1-e8-hash8", "w8-b1-e8-code4"'])
+@pytest.mark.parametrize("listed", ["", '"w8-b1-e8"', '"w8-b1-e8-code4"', '"w8-b1-e8-code8", "w8-b1-e8-code4"'])
 def test_one_training_serves_all_kinds_that_are_fitted_afterwards(listed: str) -> None:
     config = made("w8-b1-e8-code4", listed=listed)
     net = net_of(config)
@@ -99,3 +100,29 @@ def test_files_hold_no_compact_tables(kind: str, runtime: str) -> None:
         return
     with pytest.raises(ConfigError, match=rf'take "-{kind}" off the subnets'):
         made(f"w8-b1-e8-{kind}", device=f'runtime = "{runtime}"\n')
+
+
+@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize("items", ["resident-int8", "streamed"])
+def test_tables_that_are_held_otherwise_than_the_label_says_are_refused(kind: str, items: str) -> None:
+    held, label = f'items = "{items}"\n', f"w8-b1-e8-{kind}"
+    remedy = rf'items = "{items}" holds them as int8; write "w8-b1-e8", or use items = "resident"'
+    with pytest.raises(ConfigError, match=rf"\[device.tiers\] subnet: '{label}' .*{remedy}"):
+        made(label, device=held)
+    with pytest.raises(ConfigError, match=rf"\[device.supernet\] subnet: '{label}' .*{remedy}"):
+        made("w8-b1-e8", listed=f'"{label}"', device=held)  # a search could find it
+
+
+@pytest.mark.parametrize("items", ["resident-int8", "streamed"])
+def test_an_int8_label_is_what_int8_items_hold(items: str) -> None:
+    config = made("w8-b1-e8-int8", device=f'items = "{items}"\n')
+    module = net_of(config).model
+    told = laid_out(config, Installed(*cut(module, spec_of(config, config.device.tiers[0], module)), None))
+    _, params, nbytes = cut(module, SubnetSpec(8, 1, 8, "int8"))
+    assert told.params.keys() == params.keys()
+    assert all(told.params[name].tobytes() == array.tobytes() for name, array in params.items())
+    if items == "resident-int8":
+        assert told.nbytes == nbytes
+    else:
+        assert told.rows is not None
+        assert told.rows.table().tobytes() == params["item.weight"].tobytes()

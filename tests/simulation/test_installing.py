@@ -98,11 +98,25 @@ def test_states_that_could_not_go_on(changes, message):
         check(kept(**changes), ExperimentConfig, "kept.toml")
 
 
-def test_patches_would_end_a_state():
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"class": "personal_parts:Coded"}, "patches work in all of .* MaskedHead with relative = true does"),
+        (
+            {"class": "cloud.personalizers.diet:Diet"},
+            "the body of MaskedHead keeps no state: SASRec counts positions .*; for MaskedHead set relative = true",
+        ),
+    ],
+)
+def test_patches_where_no_state_could_go_on_are_refused(tmp_path, method, message):
     tables = kept()
-    tables["cloud"]["personalizer"] = {"class": "personal_parts:Coded"}
-    with pytest.raises(ConfigError, match=r"takes no patches of \[cloud.personalizer\]: a new one would end the state"):
-        check(tables, ExperimentConfig, "kept.toml")
+    tables["device"]["model"] = {"class": "device.models.masked:MaskedHead", "width": 8, "blocks": 1}
+    if method["class"] == "personal_parts:Coded":
+        del tables["device"]["model"]
+    tables["cloud"]["personalizer"] = method
+    with pytest.raises(ConfigError, match=r'\[device\] states = "incremental": ' + message):
+        prepare(check(tables, ExperimentConfig, "kept.toml"), tmp_path, lambda line: None)
+    assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize(

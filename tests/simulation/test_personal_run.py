@@ -232,12 +232,15 @@ def test_halves_of_two_layouts_are_refused():
 
 
 def test_a_sweep_says_that_its_bounds_know_no_rarer_patches(tmp_path):
+    (tmp_path / "tiny.toml").write_text(toml().replace("[device]\n", '[device]\nstates = "incremental"\n', 1))
+    with pytest.raises(ConfigError, match=r'states = "incremental" beside .cloud.personalizer.: the bounds of a sweep'):
+        plans(tmp_path / "tiny.toml", [])
     (tmp_path / "tiny.toml").write_text(toml().replace("width = 8", "width = 8\nwhen = { every = 3 }"))
     with pytest.raises(ConfigError, match="every = 3"):
         plans(tmp_path / "tiny.toml", [])
 
 
-@pytest.mark.parametrize("named", ["solid:Solid", "cki:CkiPersonal"])
+@pytest.mark.parametrize("named", ["solid:Solid", "cki:Cki"])
 def test_heads_of_published_methods_travel_in_a_run(named, tmp_path):
     """By their names alone: 2 (8 x 8 + 8) weights of four bytes, and a header, with every reply."""
     own = OWN.replace("personal_parts:Coded", f"cloud.personalizers.{named}").replace("width = 8\n", "code = 4\n")

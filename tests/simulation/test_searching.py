@@ -24,9 +24,11 @@ from simulation.installing import course
 from simulation.launch import launch
 from simulation.objects import make_split, model_of, tiers
 from simulation.runs import Run
-from simulation.searching import Benches, ValidationBench, find, of_json, offered, scale_of, searched, to_json
+from simulation.searching import Benches, ValidationBench, find, labels, of_json, offered, scale_of, searched, to_json
 from simulation.shelf import Shelf
 from simulation.slimming import dense, trained_elastic
+from simulation.sweep.folder import Sweep as Folder
+from simulation.sweep.sweep import Sweep
 
 PLAIN = 'class = "device.models.sasrec:SASRec"\nwidth = 8\nblocks = 1\n'
 ELASTIC = 'class = "device.models.elastic:ElasticSASRec"\nwidth = 16\nblocks = 2\nitems = 16\n'
@@ -105,6 +107,18 @@ def test_a_run_installs_what_was_found_and_says_so(tmp_path: Path) -> None:
     assert sorted(one["spec"] for one in kept) == sorted(labels)
 
 
+def test_a_sweep_says_which_subnets_it_ran_with_each_seed(tmp_path: Path) -> None:
+    config = made(tier("only", "nbytes = 9000"), supernet={"subnets": ["w8-b1-e8", "w16-b1-e8", "w16-b2-e16"]})
+    sweep = config.sweep.model_copy(update={"seeds": (5, 6), "request_ratios": (0.5,), "processes": 1})
+    folder = Sweep(config.model_copy(update={"sweep": sweep, "policies": config.policies[:1]}), tmp_path).run()
+    ran = Folder.open(folder).summary["subnets"]
+    kept = [json.loads(path.read_text())["spec"] for path in (tmp_path / "models").glob("search-*.json")]
+    assert list(ran) == ["5", "6"]
+    assert sorted(one["only"] for one in ran.values()) == sorted(kept)
+    assert len(kept) == 2
+    assert Folder.open(folder).config["device"]["tiers"][0]["subnet"] == "search"  # the file makes the same sweep again
+
+
 def test_limits_that_nothing_fits_name_the_smallest(root: Path) -> None:
     config = made(tier("old", "nbytes = 1000"))
     with pytest.raises(
@@ -134,6 +148,28 @@ def test_a_latency_is_this_hosts_scaled_to_the_profile(root: Path, monkeypatch: 
     for tried in found.tried:
         assert tried.cost.latency_s == bench.seconds[tried.spec] * scale > 0
     assert len(found.tried) == 2
+
+
+def test_a_generator_of_the_moment_is_refused_before_any_training(tmp_path: Path) -> None:
+    config = made()
+    generator = config.cloud.generator.model_copy(update={"class_": "cloud.generators.recent:Recent"})
+    timed = config.model_copy(update={"cloud": config.cloud.model_copy(update={"generator": generator})})
+    said: list[str] = []
+    with pytest.raises(ConfigError, match=r"recent:Recent makes its lists by the time of a request, which a search"):
+        searched(timed, shelf_of(timed, tmp_path, said))
+    assert not said
+    assert not (tmp_path / "models").exists()
+    named = made('[[device.tiers]]\nname = "a"\nshare = 1.0\nsubnet = "w8-b1-e8"\n')
+    timed = named.model_copy(update={"cloud": timed.cloud})
+    assert searched(timed, shelf_of(timed, tmp_path, said)) is timed  # nothing is searched
+    assert labels(timed) == {"a": "w8-b1-e8"}
+
+
+def test_costs_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = ValidationBench(elastic(ElasticSASRec), lambda module: 0.0, "resident", 10, 20, 30)
+    before = bench.cost(SubnetSpec(8, 1, 8))
+    monkeypatch.setattr(SlimmableTorch, "size", lambda *_, **__: pytest.fail("counted again"))
+    assert replace(bench, scale=2.0).cost(SubnetSpec(8, 1, 8)) is before
 
 
 def test_tables_that_are_all_int8_are_searched_as_such(root: Path) -> None:

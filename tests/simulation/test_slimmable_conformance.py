@@ -60,7 +60,7 @@ def unrounded(self, params, cut, spec):
         ),
         (lambda s, p, cut, spec: {"item": cut["item"][:40]}, "subnet scores", "n_items + 1 rows"),
         (lambda s, p, cut, spec: {"item": cut["item"] * np.float32(np.nan)}, "subnet scores", "keep all scores finite"),
-        (unrounded, "int8 table", "return device.subnet.rounded(table)"),
+        (unrounded, "int8 table", 'return device.subnet.as_read(table, "int8")'),
         (lambda s, p, cut, spec: {"item": p["item"].copy()}, "costs", "make slice follow width, blocks and items"),
     ],
 )

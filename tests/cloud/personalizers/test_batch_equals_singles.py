@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from personal_parts import Coded
 from torch import nn
 
-from cloud.personalizers.cki import CkiPersonal
+from cloud.personalizers.cki import Cki
 from cloud.personalizers.diet import Diet
 from cloud.personalizers.duet import Duet
 from cloud.personalizers.forward_ofa import ForwardOFA
@@ -57,7 +57,7 @@ METHODS: dict[str, Callable[[], nn.Module]] = {
     "DUET, int8 code": lambda: Duet(backbone(), code=6, send="code", kind="int8"),
     "SOLID": lambda: Solid(backbone(), code=6, groups=4),
     "SOLID, semantics": lambda: Solid(backbone(), code=6, groups=4, upload="semantics"),
-    "CKI": lambda: CkiPersonal(backbone(), code=6),
+    "CKI": lambda: Cki(backbone(), code=6),
 }
 EXACT = ("bool", "int8")
 

@@ -1,6 +1,5 @@
-"""CKI: the two ways to splice, what splices well, and that what is deployed is what was trained."""
+"""CKI: a generated head spliced with the shared one, what learns by which loss, and that it learns."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from two_tastes import KNOWN, WIDTH, backbone, batch, fast_step, hits, learn, shared_hits, untouched
 
 from cloud.options import Training
-from cloud.personalizers.cki import Cki, CkiPersonal
+from cloud.personalizers.cki import Cki
 from cloud.personalizers.splicing import first_share
 from cloud.personalizers.trained import TrainedPersonalizer
 from cloud.sequences import Sequences
@@ -19,92 +18,18 @@ from cloud.training import fit
 from device.errors import ConfigError
 from device.models.personal_head import head_layers
 from device.models.personal_torch import PersonalTorch
-from device.models.sasrec import SASRec
 from device.seeds import draws
 
 HISTORY = torch.tensor([[0, 0, 0, 4, 9, 2], [0, 0, 0, 0, 0, 7], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 0]])
 CANDIDATES = torch.tensor([[3, 8, 2], [7, 10, 1], [6, 5, 12], [1, 2, 3]])
 
 
-def two() -> tuple[SASRec, SASRec]:
-    torch.manual_seed(5)
-    nets = backbone(KNOWN), backbone(KNOWN)
-    with torch.no_grad():
-        for net in nets:
-            for p in net.parameters():
-                p.add_(0.3 * torch.randn_like(p))
-            net.item.weight[0] = 0
-    return nets
-
-
-def personal(**options: Any) -> CkiPersonal:
+def personal(**options: Any) -> Cki:
     torch.manual_seed(3)
-    made = CkiPersonal(backbone(), **{"code": 8, "uploaded": KNOWN, **options}).eval()
+    made = Cki(backbone(), **{"code": 8, "uploaded": KNOWN, **options}).eval()
     with torch.no_grad():
         made.duet.trunk.out.weight *= 10
     return made
-
-
-def test_what_is_deployed_is_what_was_trained() -> None:
-    first, second = two()
-    made = Cki(first, second)
-    learn(made, 3)
-    net = made.spliced()
-    with torch.no_grad():
-        torch.testing.assert_close(net(HISTORY, CANDIDATES), made(HISTORY, CANDIDATES))
-        torch.testing.assert_close(net.catalogue(HISTORY), made.catalogue(HISTORY))
-        torch.testing.assert_close(net.states(HISTORY), made.states(HISTORY))
-        for name, weight in net.named_parameters():
-            if name != "item.weight":
-                low, high = (
-                    f(first.state_dict()[name], second.state_dict()[name]) for f in (torch.minimum, torch.maximum)
-                )
-                assert ((weight >= low - 1e-6) & (weight <= high + 1e-6)).all()
-    assert net.flops(50, 100) == first.flops(50, 100) == made.flops(50, 100)
-    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in first.state_dict().items()}
-
-
-def test_only_maps_and_items_learn_and_all_of_them() -> None:
-    first, second = two()
-    made = Cki(first, second)
-    assert {name.split(".")[0] for name, p in made.named_parameters() if p.requires_grad} == {"item", "maps"}
-    frozen = {name: p.clone() for name, p in made.named_parameters() if not p.requires_grad}
-    assert untouched(made, 3) == set()
-    for name, before in frozen.items():
-        assert torch.equal(dict(made.named_parameters())[name], before)
-    made.reset()
-    assert torch.equal(made.item.weight, first.item.weight)
-
-
-def test_a_net_spliced_with_itself_is_itself() -> None:
-    first, _ = two()
-    net = Cki(first, first).spliced()
-    for name, weight in net.state_dict().items():
-        torch.testing.assert_close(weight, first.state_dict()[name])
-
-
-def test_nets_that_share_their_beginning_splice_well() -> None:
-    torch.manual_seed(0)
-    first = backbone(KNOWN)
-    learn(first, 40)
-    second = copy.deepcopy(first)
-    learn(second, 20)
-    made = Cki(first, second)
-    assert min(hits(first), hits(second)) > 0.9
-    assert hits(made.spliced()) > 0.9  # before anything is learned
-    learn(made, 10)
-    assert hits(made.spliced()) > 0.9
-
-
-def test_strangers_splice_badly() -> None:
-    """Two nets of two seeds, each as good as the other: their mean is neither."""
-    nets = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        nets.append(backbone(KNOWN))
-        learn(nets[-1], 40)
-    assert min(map(hits, nets)) > 0.9
-    assert hits(Cki(*nets).spliced()) < 0.5
 
 
 def test_the_trainer_keeps_and_restores_it(tmp_path: Path) -> None:
@@ -112,19 +37,12 @@ def test_the_trainer_keeps_and_restores_it(tmp_path: Path) -> None:
     items = torch.cat([history, target[:, None]], 1).numpy().astype(np.int32)
     starts = np.arange(20) * (KNOWN + 1)
     data = Sequences(items.reshape(-1), starts, starts + KNOWN + 1)
-    first, second = two()
     options = Training(epochs=1, patience=0, batch=64, learning_rate=0.01, loss="full")
-    made, again = Cki(first, second, loss="positions"), Cki(first, second, loss="positions")
-    fit(made, data, None, options=options, seed=1, folder=tmp_path / "static")
-    fit(again, data, None, options=options, seed=1, folder=tmp_path / "static")
+    made, again = personal(), personal()
+    fit(made, data, None, options=options, seed=1, folder=tmp_path)
+    fit(again, data, None, options=options, seed=1, folder=tmp_path)
     with torch.no_grad():
-        assert torch.equal(made.spliced()(history, history), again.spliced()(history, history))
-    assert not torch.equal(made.item.weight, first.item.weight)
-    dynamic, restored = personal(), personal()
-    fit(dynamic, data, None, options=options, seed=1, folder=tmp_path / "dynamic")
-    fit(restored, data, None, options=options, seed=1, folder=tmp_path / "dynamic")
-    with torch.no_grad():
-        assert torch.equal(dynamic(history, history), restored(history, history))
+        assert torch.equal(made(history, history), again(history, history))
 
 
 def test_a_generated_head_is_spliced_with_the_shared_one() -> None:
@@ -163,11 +81,11 @@ def test_a_batch_equals_single_devices_and_the_halves_the_whole() -> None:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-def test_everything_of_the_dynamic_variant_learns(loss: str) -> None:
+def test_everything_learns(loss: str) -> None:
     assert untouched(personal(loss=loss), 2) == set()
 
 
-def gradients(made: CkiPersonal, loss: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
+def gradients(made: Cki, loss: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
     """Of a loss that draws what it draws from the same numbers each time."""
     made.train().zero_grad()
     torch.manual_seed(6)
@@ -188,7 +106,6 @@ def test_the_spliced_net_teaches_neither_head() -> None:
 
 
 def test_bfloat16() -> None:
-    fast_step(Cki(*two()))
     fast_step(personal())
 
 
@@ -201,8 +118,6 @@ def test_two_opposite_tastes_survive_the_splicing() -> None:
 
 
 def test_what_cannot_be_spliced_is_refused() -> None:
-    with pytest.raises(ConfigError, match="match them"):
-        Cki(backbone(KNOWN), backbone(KNOWN, width=8))
     for options in ({"alone": 0.0}, {"alone": 1.0}, {"loss": "positions"}):
         with pytest.raises(ConfigError, match="0 < alone < 1"):
             personal(**options)

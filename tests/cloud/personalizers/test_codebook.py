@@ -28,7 +28,4 @@ def test_every_item_is_in_its_nearest_group(items: int, count: int, kinds: int, 
 
 @pytest.mark.parametrize(("groups", "each"), [(255, 1), (256, 2)])
 def test_bytes_of_a_group_id(groups: int, each: int) -> None:
-    assert (
-        Codebook(np.zeros((3, 2), np.float32), np.zeros(3, np.int64), np.zeros((groups + 1, 2), np.float32)).id_bytes
-        == each
-    )
+    assert Codebook(np.zeros(3, np.int64), np.zeros((groups + 1, 2), np.float32)).id_bytes == each

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from two_tastes import KNOWN, N_ITEMS, WIDTH, backbone, batch, fast_step, hits, learn, shared_hits, untouched
 
 from cloud.options import Training
@@ -15,6 +16,7 @@ from cloud.sequences import Sequences
 from cloud.training import fit
 from device.errors import ConfigError
 from device.models.personal_torch import PersonalTorch
+from device.models.sasrec import SASRec
 from device.seeds import draws
 
 HISTORY = torch.tensor([[0, 0, 0, 4, 9, 2], [0, 0, 0, 0, 0, 7], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 0]])
@@ -24,15 +26,27 @@ GROUPS = np.array([0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4])
 
 def book() -> Codebook:
     """Four groups of three neighbours on the circle, far from one another."""
-    numbers = np.random.default_rng(0)
-    codes = np.concatenate([np.zeros((1, WIDTH)), 2 * np.eye(4, WIDTH)]).astype(np.float32)
-    table = (codes[GROUPS] + 0.05 * numbers.standard_normal((N_ITEMS + 1, WIDTH))).astype(np.float32)
-    return Codebook(table, GROUPS, codes)
+    return Codebook(GROUPS, np.concatenate([np.zeros((1, WIDTH)), 2 * np.eye(4, WIDTH)]).astype(np.float32))
+
+
+def table() -> NDArray[np.float32]:
+    """Item embeddings close to the codes of their groups; zeros for padding."""
+    spread = 0.05 * np.random.default_rng(0).standard_normal((N_ITEMS + 1, WIDTH))
+    made: NDArray[np.float32] = ((book().codes[GROUPS] + spread) * (GROUPS > 0)[:, None]).astype(np.float32)
+    return made
+
+
+def shared(length: int = 1) -> SASRec:
+    """A model with these embeddings."""
+    torch.manual_seed(3)
+    made = backbone(length)
+    with torch.no_grad():
+        made.item.weight.copy_(torch.from_numpy(table()))
+    return made
 
 
 def solid(**options: Any) -> Solid:
-    torch.manual_seed(3)
-    return Solid(backbone(), **{"groups": book(), "code": 8, "uploaded": KNOWN, **options}).eval()
+    return Solid(shared(), **{"groups": book(), "code": 8, "uploaded": KNOWN, **options}).eval()
 
 
 def strong(**options: Any) -> Solid:
@@ -43,15 +57,15 @@ def strong(**options: Any) -> Solid:
 
 
 def test_k_means_finds_planted_groups_again() -> None:
-    found = codebook(book().table, 4, seed=1)
-    again = codebook(book().table, 4, seed=1)
+    found = codebook(table(), 4, seed=1)
+    again = codebook(table(), 4, seed=1)
     assert np.array_equal(found.groups, again.groups)
     assert np.array_equal(found.codes, again.codes)
     assert found.groups[0] == 0
     assert not found.codes[0].any()
     for group in range(1, 5):
         members = found.groups == group
-        np.testing.assert_allclose(found.codes[group], found.table[members].mean(0), atol=1e-6)
+        np.testing.assert_allclose(found.codes[group], table()[members].mean(0), atol=1e-6)
         assert len(set(GROUPS[members])) == 1  # none is cut, and four of them are all there is
 
 
@@ -59,11 +73,9 @@ def test_what_a_request_carries() -> None:
     items, semantics = solid(), solid(upload="semantics")
     assert torch.equal(items.request(HISTORY), HISTORY)
     assert semantics.request(HISTORY)[0].tolist() == [0, 0, 0, 2, 3, 1]  # items 4, 9, 2
-    assert (items.request_bytes(10), semantics.request_bytes(10)) == (24, 6)  # 6 of the 10 are uploaded
-    assert (items.request_bytes(2), semantics.request_bytes(2)) == (8, 2)
     assert "groups" not in items.device.state_dict()
-    table = semantics.device.state_dict()["groups"]
-    assert table.numel() * table.element_size() == N_ITEMS + 1  # a byte per item to install
+    groups = semantics.device.state_dict()["groups"]
+    assert groups.numel() * groups.element_size() == N_ITEMS + 1  # a byte per item to install
     assert "groups" not in {name.split(".")[0] for name in semantics.state_dict()}
 
 
@@ -129,16 +141,14 @@ def test_the_codebook_term_by_hand() -> None:
 
 
 def test_the_decoder_is_32_64_32() -> None:
-    table = np.random.default_rng(0).standard_normal((13, 32)).astype(np.float32)
-    made = Solid(backbone(width=32), groups=codebook(table, 4, seed=0))
+    made = Solid(backbone(width=32), groups=4)
     assert [tuple(p.shape) for p in made.decoder.parameters()] == [(64, 32), (64,), (32, 64), (32,)]
     assert {name: part.nbytes for name, part in made.layout.items()} == {"head": 8448}
 
 
 @pytest.mark.parametrize("options", [{}, {"upload": "semantics"}, {"loss": "bce"}])
 def test_training_reaches_every_parameter_and_no_code(options: dict[str, Any]) -> None:
-    torch.manual_seed(3)
-    made = Solid(backbone(KNOWN), groups=book(), code=8, **options)
+    made = Solid(shared(KNOWN), groups=book(), code=8, **options)
     codes = made.codes.clone()
     assert untouched(made, 2) == set()
     assert torch.equal(made.codes, codes)
@@ -148,9 +158,8 @@ def test_fresh_weights_keep_the_codebook() -> None:
     made = solid()
     learn(made, 2)
     made.reset()
-    torch.testing.assert_close(made.device.backbone.item.weight[1:], torch.from_numpy(book().table[1:]))
+    torch.testing.assert_close(made.device.backbone.item.weight, torch.from_numpy(table()))
     assert torch.equal(made.group.weight, made.codes)
-    assert "table" not in made.state_dict()
 
 
 @pytest.mark.parametrize("upload", ["items", "semantics"])
@@ -194,12 +203,7 @@ def test_the_trainer_keeps_and_restores_it(tmp_path: Path) -> None:
 
 def clustered(**options: Any) -> Solid:
     """One that goes on from a model with the planted embeddings, and has to find their groups itself."""
-    torch.manual_seed(3)
-    start = backbone()
-    with torch.no_grad():
-        start.item.weight.copy_(torch.from_numpy(book().table))
-        start.item.weight[0] = 0
-    return Solid(start, **{"groups": 4, "code": 8, "uploaded": KNOWN, **options}).eval()
+    return solid(groups=4, **options)
 
 
 @pytest.mark.parametrize("upload", ["items", "semantics"])
@@ -213,7 +217,7 @@ def test_groups_are_found_when_training_begins(upload: str, tmp_path: Path) -> N
     assert all(len(planted) == 1 for planted in found.values())
     assert torch.equal(made.group.weight, made.codes)
     for group in found:
-        torch.testing.assert_close(made.codes[group], made.table[groups == group].mean(0))
+        torch.testing.assert_close(made.codes[group], torch.from_numpy(table()[groups == group]).mean(0))
     again = clustered(upload=upload)
     again.load_state_dict(made.state_dict())
     assert torch.equal(again.patches(HISTORY)["head"], made.patches(HISTORY)["head"])  # found groups are kept
@@ -224,7 +228,7 @@ def test_there_are_no_more_groups_than_items() -> None:
     assert made.codes.shape == (N_ITEMS + 1, WIDTH)
     made.reset()
     assert sorted(made.get_buffer("groups").tolist()) == list(range(N_ITEMS + 1))
-    assert Solid(backbone(), groups=3).id_bytes == 1
+    assert Solid(backbone(), groups=3).get_buffer("groups").dtype == torch.uint8
 
 
 def test_wrong_codebooks_are_refused() -> None:

@@ -9,6 +9,7 @@ from device.errors import ConfigError
 from simulation.data.build import sampled
 from simulation.data.outside import set_aside
 from simulation.data.read import read
+from simulation.runs import Run
 
 HOURS = 20.0 * 3600
 
@@ -65,10 +66,10 @@ def test_what_the_fleet_clicks_does_not_change_the_stream(tmp_path):
     devices = set(cut.users)
     changed = [(u, "a000" if u in devices else i, t) for u, i, t in made]
     again = read(file(tmp_path, changed), seed=3, limit_users=20, stream=True)
-    for one, other in ((cut, again),):
-        assert one.outside.at.tolist() == other.outside.at.tolist()
-        named, renamed = (data.items[data.outside.item - 1].tolist() for data in (one, other))
-        assert named == renamed
+    assert cut.outside.at.tolist() == again.outside.at.tolist()
+    assert cut.items[cut.item - 1].tolist() != again.items[again.item - 1].tolist()
+    named, renamed = (data.items[data.outside.item - 1].tolist() for data in (cut, again))
+    assert named == renamed
 
 
 @pytest.mark.parametrize("users", [None, 60, 100])
@@ -82,8 +83,8 @@ def test_times_must_be_recorded():
         set_aside(dataset([[1], [2]]), 1)
 
 
-def news(folder, data="users = 30\nstream = true", generator="cloud.generators.recent:Recent"):
-    path = file(folder, rows())
+def news(folder, data="users = 30\nstream = true", generator="cloud.generators.recent:Recent", made=None):
+    path = file(folder, made or rows())
     text = TOML.replace(
         "split = { leave_last = 3, validation = 2 }\nsynthetic = { users = 40, items = 80, topics = 5, length = 16 }",
         f'path = "{path}"\n{data}\nsplit = {{ global_time = [0.6, 0.8] }}',
@@ -91,11 +92,48 @@ def news(folder, data="users = 30\nstream = true", generator="cloud.generators.r
     return written(folder, text)
 
 
-def test_a_run_of_the_news_generator(tmp_path):
-    said = tandemrec("run", news(tmp_path), "--runs", tmp_path / "runs")
+def news_run(folder, made):
+    """The run over these clicks, of 30 devices whose last step is before HOURS."""
+    folder.mkdir()
+    said = tandemrec("run", news(folder, made=made), "--runs", folder / "runs")
     assert said.code == 0, said.err
-    (folder,) = (tmp_path / "runs").glob("tiny-*")
-    assert (folder / "summary.json").exists()
+    (path,) = (folder / "runs").glob("tiny-*")
+    return Run.open(path)
+
+
+def test_a_run_of_the_news_generator_lists_what_was_new_after_the_training(tmp_path):
+    made = rows()
+    devices = read(file(tmp_path, made), seed=5, limit_users=30, stream=True)
+    cut = float(np.quantile(devices.recorded, 0.8))
+    first = {}
+    for _, article, at in made:
+        first[article] = min(at, first.get(article, at))
+    run = news_run(tmp_path / "run", made)
+    listed = np.unique(np.concatenate(run.recommendations["items"].to_list()))
+    newer = [article for article in devices.items[listed[listed > 0] - 1] if first[article] >= cut]
+    assert len(newer) > 0
+
+
+def test_what_is_clicked_after_the_last_step_changes_nothing(tmp_path):
+    """Two streams that part a minute after the last step, and one that parts from them before."""
+    made = rows()
+    devices = set(read(file(tmp_path, made), seed=5, limit_users=30, stream=True).users)
+    others = [(u, i, t) for u, i, t in made if u not in devices]
+    late = {article: [*made, *((u, article, HOURS + 60) for u, *_ in others)] for article in ("a003", "a017")}
+    early = [
+        (u, "a017" if u not in devices and t > 0.9 * HOURS and n % 2 else i, t) for n, (u, i, t) in enumerate(made)
+    ]
+    one, other, before = (news_run(tmp_path / name, clicks) for name, clicks in (*late.items(), ("before", early)))
+    assert one.summary["decision_hash"] == other.summary["decision_hash"]
+    assert one.recommendations.equals(other.recommendations)
+    assert one.summary["decision_hash"] != before.summary["decision_hash"]
+
+
+def test_a_stream_that_nobody_hears_is_refused_before_anything_is_trained(tmp_path):
+    path = news(tmp_path, generator="cloud.generators.floors:Markov")
+    said = refused(tandemrec("run", path, "--runs", tmp_path / "runs"))
+    assert "[data] stream has no effect: cloud.generators.floors:Markov does not listen to it; take it out" in said
+    assert not (tmp_path / "runs" / "models").exists()
 
 
 def test_it_needs_a_stream(tmp_path):
