@@ -59,7 +59,7 @@ def read_speeds(path: str | Path, *, column: str = LATENCY, reference: str = REF
     if reference not in found:
         raise DataError(
             f"{path}, phone_model: expected the reference phone {reference!r}, found {len(found)} others; "
-            "name one of the file's phones as the reference"
+            "add a row for it: all speeds are relative to its time"
         )
     value = {phone: float(np.median(several)) for phone, several in found.items()}
     unit = value[reference]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -143,7 +143,7 @@ def spelled(line: str) -> str:
 def built(plugin: Plugin, where: str, sizes: dict[str, int], backbone: Any = None) -> Any:
     """The object of a plug-in; one that goes on from a trained model gets it as `backbone` (or `device`).
 
-    Raises ConfigError where that is lacking, or where nobody takes it.
+    Raises ConfigError where that is lacking, where nobody takes it, or where its class is not the annotated one.
     """
     parameters = inspect.signature(imported(plugin.class_, where)).parameters
     names = [name for name in BACKBONE if name in parameters]
@@ -155,7 +155,23 @@ def built(plugin: Plugin, where: str, sizes: dict[str, int], backbone: Any = Non
             "(a tier without patches names its own model)"
         )
     on = {} if backbone is None else dict.fromkeys(names, backbone)
+    for name in on:
+        refuse_other_class(plugin, where, parameters[name].annotation, backbone)
     return build(plugin.class_, plugin.options, where, **sizes, **on)
+
+
+def refuse_other_class(plugin: Plugin, where: str, annotation: Any, backbone: Any) -> None:
+    """ConfigError where the annotation names classes, and the trained model is of another one."""
+    wanted = [
+        kind
+        for kind in get_args(annotation) or (annotation,)
+        if isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
+    ]
+    if wanted and inspect.Parameter.empty not in wanted and not isinstance(backbone, tuple(wanted)):
+        names = " or ".join(f"{kind.__module__}:{kind.__name__}" for kind in wanted)
+        raise ConfigError(
+            f"{where}: {plugin.class_} goes on from {names}, found {type(backbone).__name__}; name it in [device.model]"
+        )
 
 
 def defaults(plugin: Plugin) -> dict[str, str]:

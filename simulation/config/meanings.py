@@ -91,7 +91,7 @@ MEANINGS = {
     "device.policy": "the only policy; several go into `[[policies]]`",
     "device.tiers": "device classes; without them all devices are alike",
     "device.speeds": "a CSV list of phones (`phone_model`, `resnet_latency_ms`), cut by the tiers' shares, fastest "
-    "first: their medians replace the compute scales of the profiles",
+    "first: their medians, over the time of `Google Pixel 3`, replace the compute scales of the profiles",
     "device.history": "newest items that the reranker looks at",
     "device.fusion": "how the cloud's and the device's scores are joined; without it chosen on validation per policy",
     "device.items": "item table installed whole, whole as int8, or streamed with the replies",

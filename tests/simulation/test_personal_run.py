@@ -251,3 +251,19 @@ def test_heads_of_published_methods_travel_in_a_run(named, tmp_path):
     options = ["model.class=device.models.sasrec:SASRec", "model.width=8", "model.blocks=1", "code=4"]
     findings = conformance("personalizer", f"cloud.personalizers.{named}", options)
     assert [finding.message for finding in findings if not finding.ok] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "needed"),
+    [
+        ("diet:Diet", "sasrec:SASRec", "device.models.masked:MaskedHead or device.models.masked:MaskedSASRec"),
+        ("forward_ofa:ForwardOFA", "gru4rec:GRU4Rec", "device.models.assembled:Assembled"),
+        ("duet:Duet", "elastic:ElasticSASRec", "device.models.sasrec:SASRec"),
+    ],
+)
+def test_a_method_names_the_model_that_it_can_go_on_from(tmp_path, method, backbone, needed):
+    own = f'[cloud.personalizer]\nclass = "cloud.personalizers.{method}"\n'
+    model = MODEL.replace("sasrec:SASRec", backbone)
+    model = model.replace("blocks = 1\n", "") if "gru" in backbone else model
+    with pytest.raises(ConfigError, match=f"goes on from {needed}, found {backbone.partition(':')[2]}"):
+        prepare(made(toml(own + model)), tmp_path, silent)
