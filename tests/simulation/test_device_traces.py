@@ -67,7 +67,7 @@ def test_another_reference(tmp_path):
     [
         (LIST, {"column": "resnet"}, ConfigError, "ends in _ms .* found 'resnet'; give one"),
         (LIST, {"column": "mobilenet_ms"}, DataError, "line 1: expected the columns mobilenet_ms"),
-        (LIST, {"reference": "iPhone"}, DataError, "reference phone 'iPhone', found 4 others; name one"),
+        (LIST, {"reference": "iPhone"}, DataError, "reference phone 'iPhone', found 4 others; add a row"),
         (LIST + "Bad,,0\n", {}, DataError, "line 8, resnet_latency_ms: expected a number > 0, found '0'"),
         (LIST + "Bad,,fast\n", {}, DataError, "line 8, resnet_latency_ms: expected a finite number .* found 'fast'"),
         ("phone_model,resnet_latency_ms\n", {}, DataError, "reference phone 'Google Pixel 3', found 0 others"),
