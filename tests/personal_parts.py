@@ -71,6 +71,14 @@ class Going(Coded):
         self.project.reset_parameters()
 
 
+class Forgetting(Coded):
+    """As Going, but without a draw of its own."""
+
+    def __init__(self, backbone, length=10):
+        super().__init__(backbone.n_items, length, width=backbone.item.embedding_dim)
+        self.device = backbone.requires_grad_(False)
+
+
 class PersonalDot(Dot):
     """A Dot whose state is shifted by the device's code."""
 

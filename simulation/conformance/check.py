@@ -19,6 +19,7 @@ from device.seeds import draws, rng
 from simulation.build import build, hint, imported
 from simulation.config.parts import Plugin
 from simulation.config.read import apply, check
+from simulation.conformance.learning import beginning
 from simulation.conformance.made_up import CANDIDATES, LENGTH, N_ITEMS, ROWS
 from simulation.conformance.personalizers import personalizer
 from simulation.conformance.policies import finding, named, policy
@@ -44,7 +45,11 @@ def conformance(kind: str, path: str, options: Sequence[str]) -> list[Finding]:
         on = check(backbone, Plugin, where)
         backbone = build(importable(on.class_), on.options, where, **sizes)
     plugin = Plugin.model_validate({"class": importable(path), **tables})
-    return kinds[kind](built(plugin, where, sizes, backbone))
+    made = built(plugin, where, sizes, backbone)
+    findings = kinds[kind](made)
+    if isinstance(made, nn.Module) and isinstance(backbone, nn.Module) and plugin.options.get("pretrained", True):
+        findings.append(beginning(made, backbone))
+    return findings
 
 
 def importable(path: str) -> str:

@@ -5,6 +5,7 @@ from torch import nn
 
 from device.check import Finding
 from device.model import Items
+from device.models.torch_model import reset
 from simulation.conformance.policies import finding, named
 
 
@@ -30,6 +31,20 @@ def learning(made: nn.Module, histories: Items, candidates: Items) -> list[Findi
     made.zero_grad(set_to_none=True)
     wrong = f"none reaches {', '.join(lacking[:5])}; use it in patches or device, or take it out (detach() cuts it off)"
     return [*findings, finding("gradients", not lacking, "one step of training reaches every weight", wrong)]
+
+
+def beginning(made: nn.Module, backbone: nn.Module) -> Finding:
+    """Whether the draw before a training leaves the trained model alone that a method goes on from."""
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        reset(made)
+    lost = [name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])]
+    wrong = (
+        f"the draw before training changes {', '.join(lost[:3])} of the trained model; give the method a reset() that "
+        "draws its own new weights only"
+    )
+    return finding("beginning", not lost, "training begins with the trained model's weights", wrong)
 
 
 def plain_lists(part: nn.Module) -> list[str]:

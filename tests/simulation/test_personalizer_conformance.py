@@ -227,6 +227,9 @@ def test_the_command_hands_over_a_model_to_go_on_from():
     on = ["model.class=personal_parts:Half", "model.width=8"]
     findings = conformance("personalizer", "personal_parts:Going", on)
     assert [finding.message for finding in findings if not finding.ok] == []
+    assert "beginning" in [finding.name for finding in findings]
+    (lost,) = [f for f in conformance("personalizer", "personal_parts:Forgetting", on) if not f.ok]
+    assert "changes item.weight of the trained model; give the method a reset()" in lost.message
     with pytest.raises(ConfigError, match=r"\[device.model\]"):
         conformance("personalizer", "personal_parts:Going", [])
     said = tandemrec("check", "personalizer", "personal_parts:Coded")
