@@ -1,6 +1,6 @@
 """The conformance kit for authors of device models: runs a model and says what to mend."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from device.model import DeviceModel
 from device.seeds import rng
 
 __all__ = ["TOLERANCE", "Finding", "Report", "check_device_model"]
+
+FIRST = ("score", "arguments", "repeated calls")
+"""What other checks stand on: they compare calls, and would blame the batch or the padding for what differs anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,9 @@ def check_device_model(
     findings = [attempt("init", lambda: _init(usable, seed))]
     if findings[0].ok:
         probe = Probe.of(usable, usable.init(rng(seed, "init")), (n_items, length, candidates), seed)
-        for check, run in CHECKS:
+        for check, run in _checks(model, usable):
             findings.append(attempt(check, lambda run=run: run(probe)))  # type: ignore[misc]
-            if check == "score" and not findings[-1].ok:
+            if check in FIRST and not findings[-1].ok:
                 break
     return Report(name, tuple(findings))
 
@@ -65,6 +68,29 @@ def _as_device_model(model: object) -> DeviceModel:
     from device.models.torch_model import as_device_model  # only now, because it brings torch
 
     return as_device_model(model)
+
+
+def _checks(model: object, usable: DeviceModel) -> Sequence[tuple[str, Callable[[Probe], str]]]:
+    """All checks; of a torch module also whether it answers with float32 itself, because its wrapper always does."""
+    if usable is model:
+        return CHECKS
+    (name, score), *others = CHECKS
+    return ((name, lambda probe: _module_score(usable, probe, score)), *others)
+
+
+def _module_score(usable: Any, probe: Probe, score: Callable[[Probe], str]) -> str:
+    import torch
+
+    said = score(probe)
+    ids = [torch.from_numpy(array.astype(np.int64)) for array in (probe.history, probe.candidates)]
+    with torch.no_grad():
+        dtype = usable.loaded(probe.params).eval()(*ids).dtype
+    if dtype != torch.float32:
+        raise Failed(
+            f"forward returned {dtype}; return torch.float32, with scores.float() at the latest: devices and ONNX "
+            "files compute in it, and whole numbers cannot be trained"
+        )
+    return said
 
 
 def _init(model: DeviceModel, seed: int) -> str:

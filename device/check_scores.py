@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from device.errors import ContractError
 from device.model import DeviceModel, Items, Parameters, Scores
 from device.seeds import rng
 
@@ -31,7 +32,7 @@ def attempt(name: str, check: Callable[[], str], contract: str = "the contract's
     """What `check` says, or the reason why it raised."""
     try:
         return Finding(name, True, check())
-    except Failed as failed:
+    except (Failed, ContractError) as failed:  # both name the cure themselves
         return Finding(name, False, str(failed))
     except Exception as error:  # whatever the model raises is a finding
         text = f"raised {type(error).__name__}: {error}; {contract} must pass without an exception"
@@ -216,12 +217,15 @@ CHECKS: tuple[tuple[str, Callable[[Probe], str]], ...] = (
 )
 
 
-def close(got: Scores, expected: Scores, cure: str) -> None:
+def close(got: Scores, expected: Scores, cure: str, *, what: str = "scores") -> None:
     """Raise Failed with the rows that differ by more than rounding."""
+    if got.shape != expected.shape:
+        raise Failed(f"{what} are {got.shape} instead of {expected.shape}: {cure}")
     rows = np.flatnonzero(~np.isclose(got, expected, rtol=TOLERANCE, atol=TOLERANCE).all(axis=1)).tolist()
     if rows:
         empty = " (row 3 has an empty history)" if 3 in rows else ""
-        raise Failed(f"scores of rows {rows}{empty} differ by up to {np.abs(got - expected).max():.2g}: {cure}")
+        where = f" of rows {rows}{empty}" if len(got) > 1 else ""
+        raise Failed(f"{what}{where} differ by up to {np.abs(got - expected).max():.2g}: {cure}")
 
 
 def different(a: Parameters, b: Parameters) -> str:

@@ -3,12 +3,17 @@
 import difflib
 import importlib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from device.errors import ConfigError
+
+BACKBONE = ("backbone", "device")
+"""Names under which a constructor takes a trained model."""
 
 
 def imported(path: str, where: str) -> Any:
@@ -26,7 +31,9 @@ def imported(path: str, where: str) -> Any:
             "it must be importable from here (run in its folder, or install it)"
         ) from error
     if not hasattr(module, name):
-        raise ConfigError(f'{where}: class = "{path}": {module_name} has no {name!r}{hint(name, vars(module))}')
+        own = module_name in sys.stdlib_module_names
+        cure = "; Python has a module of that name, so rename yours" if own else hint(name, vars(module))
+        raise ConfigError(f'{where}: class = "{path}": {module_name} has no {name!r}{cure}')
     return getattr(module, name)
 
 
@@ -94,3 +101,52 @@ def simple_types(annotation: Any) -> tuple[tuple[type, ...], tuple[str, ...]] | 
     if annotation in (int, str, bool):
         return (annotation,), ()
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class GoesOnFrom:
+    """What the constructor of a method takes as the trained model that it goes on from.
+
+    Args:
+        classes: by parameter, the classes that its annotation names; none where any model will do.
+        needed: whether there has to be one.
+    """
+
+    classes: dict[str, tuple[type, ...]]
+    needed: bool
+
+    @property
+    def paths(self) -> list[str]:
+        """Import paths of the classes."""
+        return [path_of(kind) for kinds in self.classes.values() for kind in kinds]
+
+    @property
+    def said(self) -> str:
+        """The classes in brackets, with a space before them; "" where any model will do."""
+        return f" ({' or '.join(self.paths)})" if self.paths else ""
+
+    def other_than(self, backbone: Any, name: str) -> str:
+        """The classes that parameter `name` takes where `backbone` is of another one; "" where it is right."""
+        kinds = self.classes[name]
+        return "" if not kinds or isinstance(backbone, kinds) else " or ".join(map(path_of, kinds))
+
+
+def goes_on_from(target: Any) -> GoesOnFrom:
+    """What a class or function of a plug-in goes on from."""
+    found = {name: p for name, p in inspect.signature(target).parameters.items() if name in BACKBONE}
+    return GoesOnFrom(
+        {name: classes_in(p.annotation) for name, p in found.items()},
+        any(p.default is inspect.Parameter.empty for p in found.values()),
+    )
+
+
+def classes_in(annotation: Any) -> tuple[type, ...]:
+    """The classes that an annotation names, without protocols and None; () for none."""
+    kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if isinstance(kind, type)]
+    plain = [kind for kind in kinds if not getattr(kind, "_is_protocol", False) and kind is not types.NoneType]
+    return () if inspect.Parameter.empty in plain else tuple(plain)
+
+
+def path_of(kind: type) -> str:
+    """As a table names a class."""
+    return f"{kind.__module__}:{kind.__name__}"

@@ -69,7 +69,7 @@ class TorchModel:
             shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ContractError(
                 f"{_name(self.module)}: forward returned {shape} for candidates {candidates.shape}; "
-                "return one score per candidate, [B, C]"
+                "return one score per candidate, [B, C], and do not squeeze sizes of 1"
             )
         array: Scores = scores.to(torch.float32).numpy()
         return array

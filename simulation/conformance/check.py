@@ -16,7 +16,7 @@ from cloud.stream import Listens
 from device.check import Finding, check_device_model
 from device.errors import ConfigError, ContractError, TandemError
 from device.seeds import draws, rng
-from simulation.build import build, hint, imported
+from simulation.build import BACKBONE, build, goes_on_from, hint, imported
 from simulation.config.parts import Plugin
 from simulation.config.read import apply, check
 from simulation.conformance.learning import beginning
@@ -40,16 +40,38 @@ def conformance(kind: str, path: str, options: Sequence[str]) -> list[Finding]:
     for option in options:
         apply(tables, option)
     sizes, where = {"n_items": N_ITEMS, "length": LENGTH}, f"check {kind}"
-    backbone = tables.pop("model", None) if kind == "personalizer" else None
-    if backbone is not None:
-        on = check(backbone, Plugin, where)
-        backbone = build(importable(on.class_), on.options, where, **sizes)
-    plugin = Plugin.model_validate({"class": importable(path), **tables})
+    if "class" in tables:
+        raise ConfigError(f"{where}: --set class={tables['class']}: {path} is what is checked; take the option out")
+    path = importable(path)
+    backbone = backbone_of(path, tables.pop("model", None), sizes) if kind == "personalizer" else None
+    plugin = Plugin.model_validate({"class": path, **tables})
     made = built(plugin, where, sizes, backbone)
     findings = kinds[kind](made)
     if isinstance(made, nn.Module) and isinstance(backbone, nn.Module) and plugin.options.get("pretrained", True):
         findings.append(beginning(made, backbone))
     return findings
+
+
+def backbone_of(path: str, table: Any, sizes: dict[str, int]) -> Any:
+    """The untrained model that a method goes on from, of the options `model.*`; None where it takes none.
+
+    ConfigError that says which option to add where it is lacking or of another class.
+    """
+    where = "check personalizer"
+    found = goes_on_from(imported(path, where))
+    cure = " or ".join(f"--set model.class={one}" for one in found.paths or ["package.module:Name"])
+    if table is None and not found.needed:
+        return None
+    if table is not None and not found.classes:
+        raise ConfigError(f"{where}: {path} takes no {' or '.join(BACKBONE)}; take --set model out")
+    if not isinstance(table, dict) or "class" not in table:
+        raise ConfigError(f"{where}: {path} goes on from a trained model; add {cure}")
+    on = check(table, Plugin, f"{where}: --set model")
+    made = build(importable(on.class_), on.options, f"{where}: --set model", **sizes)
+    for name in found.classes:
+        if wanted := found.other_than(made, name):
+            raise ConfigError(f"{where}: {path} goes on from {wanted}, found {type(made).__name__}; use {cure}")
+    return made
 
 
 def importable(path: str) -> str:

@@ -25,8 +25,8 @@ class Going:
     candidates: Items
 
     @classmethod
-    def of(cls, model: Any, sizes: tuple[int, int, int]) -> "Going":
-        """Histories of half the length, of one item and of none."""
+    def of(cls, model: Any, sizes: tuple[int, int, int], params: Parameters | None = None) -> "Going":
+        """Histories of half the length, of one item and of none; `params` None = those of `init`."""
         n_items, length, candidates = sizes
         draw, half = rng(0, "check", "steps"), length // 2
         known = draw.integers(1, n_items + 1, (5, length), dtype=np.int32)
@@ -34,7 +34,7 @@ class Going:
             known[row, : length - count] = 0
         items = draw.integers(1, n_items + 1, (5, half), dtype=np.int32)
         pool = np.stack([draw.permutation(n_items)[:candidates] + 1 for _ in known]).astype(np.int32)
-        return cls(model, model.init(rng(0, "init")), known, items, pool)
+        return cls(model, model.init(rng(0, "init")) if params is None else params, known, items, pool)
 
     def after(self, steps: int, rows: slice = slice(None), padding: int = 0) -> State:
         """States of some rows that went on for some steps; `padding` first columns of the histories are cut off."""
@@ -43,14 +43,18 @@ class Going:
             state = self.model.advance(self.params, lazily(state), np.ascontiguousarray(self.items[rows, step]))
         return state
 
+    def whole(self, steps: int) -> Items:
+        """Histories [B, L] of all rows after some steps."""
+        return np.concatenate([self.known[:, steps:], self.items[:, :steps]], axis=1)
+
     def score(self, state: State, rows: slice = slice(None)) -> Scores:
         """Of the candidates."""
         return self.model.score_state(self.params, lazily(state), self.candidates[rows])
 
 
-def findings(model: Any, sizes: tuple[int, int, int]) -> list[Finding]:
+def findings(model: Any, sizes: tuple[int, int, int], params: Parameters | None = None) -> list[Finding]:
     """Its states first; what follows is left out where there are none."""
-    going = Going.of(model, sizes)
+    going = Going.of(model, sizes, params)
     found = [attempt("states", lambda: states(going), CONTRACT)]
     if found[0].ok:
         asked = {"steps": steps, "state rows": rows, "state padding": padding, "state arguments": arguments}
@@ -95,11 +99,10 @@ def steps(going: Going) -> str:
     """Going on gives the scores of the whole history, as long as nothing has left the window."""
     model: Any = going.model
     for step in range(going.items.shape[1] + 1):
-        whole = np.concatenate([going.known[:, step:], going.items[:, :step]], axis=1)
         cure = "start must read histories as score does" if not step else "advance must do what one more item does"
         close(
             going.score(going.after(step)),
-            model.score(going.params, np.ascontiguousarray(whole), going.candidates),
+            model.score(going.params, going.whole(step), going.candidates),
             f"after start and {step} steps, though no item has left the window, score_state does not say what score "
             f"says of the whole history; {cure}, the newest item last",
         )

@@ -32,6 +32,10 @@ class Half:
         known, pool = self.histories[rows, first:], self.candidates[rows]
         return self.model.score_personal(self.params, own, np.ascontiguousarray(known), np.ascontiguousarray(pool))
 
+    def drawn(self) -> dict[str, NDArray[np.generic]]:
+        """Random patches; the same at every call."""
+        return {name: random_part(name, part) for name, part in self.model.layout.items()}
+
 
 def scored(half: Half) -> list[Finding]:
     """All findings on a device half; one that says so where it raises."""
@@ -52,7 +56,7 @@ def guarded(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
 def scores(half: Half) -> list[Finding]:
     """What the device half makes of random patches, and of the one that stands for none."""
     none = {name: np.repeat(value[None], ROWS, axis=0) for name, value in half.model.unpatched().items()}
-    drawn = {name: random_part(name, part) for name, part in half.model.layout.items()}
+    drawn = half.drawn()
     given = {**half.params, **drawn, "history": half.histories, "candidates": half.candidates}
     before = {name: array.copy() for name, array in given.items()}
     got, again = half.score(drawn), half.score(drawn)

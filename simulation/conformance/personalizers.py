@@ -16,10 +16,12 @@ from device.model import Items, Parameters
 from device.personal import Part, Patches, Personalized
 from device.personal_codec import Personal, encode_personal, values_bytes
 from device.seeds import draws, rng
+from simulation.conformance.bodies import personal
 from simulation.conformance.learning import learning
 from simulation.conformance.made_up import LENGTH, ROWS, probes
-from simulation.conformance.personal_scores import HALF, Half, close, guarded, scored
+from simulation.conformance.personal_scores import HALF, Half, close, guarded
 from simulation.conformance.policies import altered, finding, unchanged
+from simulation.conformance.traits import half_made
 from simulation.personalizing import device_half
 
 KINDS = ("bool", "float32", "float16", "int8")
@@ -49,8 +51,9 @@ def personalizer(made: Any) -> list[Finding]:
         return [Finding("layout", False, wrong)]
     nbytes = values_bytes(cloud.layout)
     findings = [Finding("layout", True, f"{len(cloud.layout)} parts, {nbytes:,} bytes and a header per patch")]
+    findings += half_made(made.device)
     findings += learning(made, *probes()) if isinstance(made, nn.Module) else []
-    return [*findings, *guarded("patches", lambda: patches(method)), *scored(method.device)]
+    return [*findings, *guarded("patches", lambda: patches(method)), *personal(method.device)]
 
 
 def parameters(made: Any, device: Personalized) -> Parameters:

@@ -17,6 +17,8 @@ from device.patch import encode_patch
 from device.seeds import rng
 from device.subnet import HEAD, Slimmable, SubnetSpec, as_read, installed, smallest
 
+CONTRACT = "every subnet (its tensors are its parameters; others are made in the call that needs them)"
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -67,7 +69,7 @@ def findings(model: Slimmable, sizes: tuple[int, int, int]) -> list[Finding]:
         found.append(attempt("slices", lambda: slices(trial)))
     if found[-1].ok:
         asked = {"whole": whole, "subnet scores": small, "costs": costs, "too large": beyond, "int8 table": table}
-        found += [attempt(name, lambda ask=ask: ask(trial)) for name, ask in asked.items()]  # type: ignore[misc]
+        found += [attempt(name, lambda ask=ask: ask(trial), CONTRACT) for name, ask in asked.items()]  # type: ignore[misc]
         if isinstance(model, SlimmableTorch):
             found.append(attempt("training", lambda: masked(trial)))
     return found
@@ -135,7 +137,7 @@ def small(trial: Trial) -> str:
     for spec in trial.some:
         probe = trial.probe(spec)
         for name, check in CHECKS:
-            found = attempt(name, lambda check=check, probe=probe: check(probe))  # type: ignore[misc]
+            found = attempt(name, lambda check=check, probe=probe: check(probe), CONTRACT)  # type: ignore[misc]
             if not found.ok:
                 raise Failed(f"subnet {spec}, {name}: {found.message}")
         if not same(probe.score(), trial.probe(spec).score()):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from device.check_scores import TOLERANCE, Failed, Finding, Probe, attempt, check_scores, close
+from device.check_scores import Failed, Finding, Probe, attempt, close
 from device.errors import ContractError
 from device.incremental import Incremental
 from device.model import DeviceModel, HasItemTable, HasState, RanksCatalogue
@@ -17,22 +17,26 @@ from device.models.torch_model import as_device_model
 from device.personal import Personalized
 from device.seeds import rng
 from device.subnet import Slimmable
-from simulation.conformance import incremental, personal_scores, slimmable
+from simulation.conformance import incremental, slimmable
+from simulation.conformance.bodies import personal
+from simulation.conformance.halves import all_items, vectors
 from simulation.conformance.made_up import CANDIDATES, LENGTH, N_ITEMS, probes
+from simulation.conformance.personal_scores import Half
 
 SIZES = (N_ITEMS, LENGTH, CANDIDATES)
 TRAITS = {
-    "Slimmable": ("subnets", "slice", "subnet"),
-    "Incremental": ("start", "advance", "score_state"),
-    "Personalized": ("layout", "unpatched", "score_personal"),
+    "Slimmable": ("subnets", "+slice", "subnet"),
+    "Incremental": ("+start", "advance", "score_state"),
+    "Personalized": ("+layout", "unpatched", "score_personal"),
+    "Headed": ("+score_personal", "+before", "behind", "catalogue_behind"),
+    "Continued": ("+before", "+body", "body_params", "shown_behind"),
 }
-TELLING = {"subnets", "subnet", "advance", "score_state", "unpatched", "score_personal"}
-"""Names that say which trait is meant; the others occur elsewhere too."""
+"""What a trait is made of; with a +, what occurs elsewhere too and does not say that this trait is meant."""
 MODULE_TRAITS = {
-    "device.models.slimming:Elastic": ("spec", "item_table", "subnets", "sized", "flops"),
-    "device.models.incremental_torch:Steps": ("item_table", "begin", "step", "hidden"),
+    "device.models.slimming:Elastic": ("+spec", "+item_table", "subnets", "sized", "+flops"),
+    "device.models.incremental_torch:Steps": ("+item_table", "begin", "+step", "+hidden"),
+    "device.personal:Headed": ("+layout", "+before", "behind", "catalogue_behind"),
 }
-MODULE_TELLING = {"subnets", "sized", "begin"}
 
 
 def traits(made: Any) -> list[Finding]:
@@ -50,9 +54,8 @@ def traits(made: Any) -> list[Finding]:
         findings += slimmable.findings(slim, SIZES)
     if (going := as_incremental(made)) is not None:
         findings += incremental.findings(going, SIZES)
-    if (personal := as_personalized(made)) is not None:
-        half = personal_scores.Half(personal, personal.init(rng(0, "init")), *probes())
-        findings += personal_scores.scored(half)
+    if (own := as_personalized(made)) is not None:
+        findings += personal(Half(own, own.init(rng(0, "init")), *probes()))
     return findings
 
 
@@ -87,12 +90,11 @@ def as_personalized(made: Any) -> Personalized | None:
 
 def half_made(made: Any) -> Iterator[Finding]:
     """Traits of which a model has a part only: nobody would ever call that part."""
-    torch = isinstance(made, nn.Module)
-    known, telling = (MODULE_TRAITS, MODULE_TELLING) if torch else (TRAITS, TELLING)
-    for trait, names in known.items():
+    for trait, members in (MODULE_TRAITS if isinstance(made, nn.Module) else TRAITS).items():
+        names = [member.lstrip("+") for member in members]
         there = [name for name in names if hasattr(made, name)]
         lacking = [name for name in names if name not in there]
-        if lacking and telling & set(there):
+        if lacking and set(there) & set(members):
             text = f"has {', '.join(there)} but no {', '.join(lacking)}, so it is no {trait} and they are never called"
             yield Finding("traits", False, f"{text}; add {', '.join(lacking)}, or take them out")
 
@@ -135,28 +137,11 @@ def scored(probe: Probe, params: Any) -> Any:
 def catalogue(probe: Probe) -> str:
     """All items at once as one by one."""
     model: Any = probe.model
-    every = np.tile(np.arange(N_ITEMS + 1, dtype=np.int32), (len(probe.history), 1))
     at_once = model.catalogue(probe.params, probe.history)
-    check_scores(np.asarray(at_once)[:, 1:], every[:, 1:])
-    close(
-        at_once[:, 1:],
-        probe.score(candidates=every)[:, 1:],
-        "catalogue and score disagree; column i of catalogue is the score of item i, column 0 is ignored",
-    )
-    return "[B, n + 1], as score says"
+    return all_items(at_once, lambda every: probe.score(candidates=every), ("catalogue", "score"))
 
 
 def state(probe: Probe) -> str:
     """[B, d] of each row alone, padding or not."""
     model: Any = probe.model
-    states = model.state(probe.params, probe.history)
-    if getattr(states, "ndim", 0) != 2 or len(states) != len(probe.history) or states.dtype != np.float32:
-        raise Failed(f"is {getattr(states, 'dtype', '')} {getattr(states, 'shape', '')}; return float32 [B, d]")
-    if not np.isfinite(states).all():
-        raise Failed("is NaN or infinite for a history (an empty one among them); keep it finite")
-    alone = np.concatenate([model.state(probe.params, probe.history[i : i + 1]) for i in range(len(states))])
-    longer = model.state(probe.params, np.pad(probe.history, ((0, 0), (5, 0))))
-    for other, cure in ((alone, "use no statistics over the batch"), (longer, "mask id 0, count from the newest item")):
-        if not np.allclose(states, other, rtol=TOLERANCE, atol=TOLERANCE):
-            raise Failed(f"depends on the other rows or on padding; {cure}")
-    return f"float32 {list(states.shape)}"
+    return vectors(lambda history: model.state(probe.params, history), probe.history)

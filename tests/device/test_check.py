@@ -160,6 +160,7 @@ def raising(p: Parameters, h: Items, c: Items) -> Scores:
         (centred_over_batch, "batch", "no statistics over the batch"),
         (padding_counted, "longer padding", "mask id 0"),
         (padding_counted, "no padding", "divide by the number of items instead of L"),
+        (padding_counted, "no padding", "scores differ by up to"),
         (padding_as_item, "longer padding", "mask id 0"),
         (padding_as_item, "no padding", "do not treat id 0 as an item"),
         (by_position, "candidate order", "score each candidate by its id"),
@@ -180,7 +181,15 @@ def test_a_planted_mistake_is_found_with_its_cure(mistake: Score, check: str, cu
         report.raise_on_failure()
 
 
-@pytest.mark.parametrize("mistake", [by_position, centred_over_batch, normalising_params, newest_first])
+def shrinking_params(p: Parameters, h: Items, c: Items) -> Scores:
+    p["item"][:] *= np.float32(0.9)  # every call changes something more
+    return good(p, h, c)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [by_position, centred_over_batch, normalising_params, shrinking_params, unseeded, same_memory, newest_first],
+)
 def test_a_mistake_is_not_blamed_on_another_check(mistake: Score):
     assert len(failed(check_device_model(Wrong(mistake)))) == 1
 
@@ -242,6 +251,32 @@ def test_a_module_that_normalises_over_the_batch_is_found():
             return torch.einsum("bd,bcd->bc", state, self.item(candidates))
 
     assert "batch norm in eval mode" in failed(check_device_model(BatchNorm()))["batch"]
+
+
+class Answers(nn.Module):
+    """Does something to the product of the newest item and each candidate."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.item, self.change = nn.Embedding(51, 4, padding_idx=0), change
+
+    def forward(self, history: Tensor, candidates: Tensor) -> Tensor:
+        return self.change(torch.einsum("bd,bcd->bc", self.item(history[:, -1]), self.item(candidates)))
+
+
+@pytest.mark.parametrize(
+    ("change", "cure"),
+    [
+        (lambda scores: scores.double(), "forward returned torch.float64; return torch.float32"),
+        (lambda scores: scores.long(), "forward returned torch.int64; return torch.float32"),
+        (lambda scores: scores.squeeze(), "return one score per candidate, [B, C], and do not squeeze sizes of 1"),
+    ],
+)
+def test_what_a_module_answers(change: Callable[[Tensor], Tensor], cure: str):
+    message = failed(check_device_model(Answers(change)))["score"]
+    assert cure in message
+    assert "must pass without an exception" not in message  # what names its cure is left at that
+    assert failed(check_device_model(Answers(lambda scores: scores))) == {}
 
 
 class Init(Good):

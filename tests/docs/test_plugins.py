@@ -167,6 +167,36 @@ def test_the_path_has_commands_of_the_page():
     assert all(f"# {name}\n" in text for name in re.findall(r"`(\w+\.(?:py|toml))`", path))
 
 
+USER, RECENT = "        user = recent + self.down(torch.relu(self.up(recent)))\n", " @ self.item(history)\n"
+SCORES = "(user @ self.item(candidates).mT)[:, 0]"
+MISTAKES = {
+    "without `[:, 0]`": (SCORES, "user @ self.item(candidates).mT"),
+    ".double()": (SCORES, f"{SCORES}.double()"),
+    "recent / (history > 0)": (RECENT, f"{RECENT}        recent = recent / (history > 0).sum(1)[:, None, None]\n"),
+    "recent / history.shape[1]": (RECENT, f"{RECENT}        recent = recent / history.shape[1]\n"),
+    "from the oldest item": ("torch.arange(history.shape[1]).flip(0)", "(history > 0).cumsum(1) - 1"),
+    "clamp_": (USER, f"        with torch.no_grad():\n            self.item.weight.clamp_(-0.5, 0.5)\n{USER}"),
+    "user.mean(0)": (USER, f"{USER}        user = user - user.mean(0)\n"),
+    "randn_like": (USER, f"{USER}        user = user + 0.1 * torch.randn_like(user)\n"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_mistakes_of_the_page_are_found_as_it_says(mistake: str, folder: Path):
+    ((check, cure),) = re.findall(
+        rf"^\| [^|]*{re.escape(mistake)}.* \| `(.+?)` \| (.+) \|$", PAGE.read_text(), re.MULTILINE
+    )
+    right, wrong = MISTAKES[mistake]
+    code = (folder / "my_slim.py").read_text()
+    assert code.count(right) == 1
+    (folder / "my_mistake.py").write_text(code.replace(right, wrong))
+    found = [finding for finding in conformance("device-model", "my_mistake.py:SlimRecent", []) if not finding.ok]
+    assert cure in {finding.name: finding.message for finding in found}[check]
+    assert found[-1].name == check
+    assert "my_mistake" in sys.modules  # and not a file of another test
+    sys.modules.pop("my_mistake")
+
+
 def test_two_tiers_hold_two_parts_of_one_model(folder: Path):
     importlib.invalidate_caches()
     prepared = prepare(experiment(SLIM)[1], folder / "runs", lambda line: None)

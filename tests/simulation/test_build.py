@@ -133,6 +133,10 @@ def test_a_missing_class_names_the_nearest() -> None:
     assert f"{HERE} has no 'Thign'; did you mean 'Thing'?" in refused(f"{HERE}:Thign")
 
 
+def test_a_file_named_like_a_module_of_python() -> None:
+    assert "colorsys has no 'Model'; Python has a module of that name, so rename yours" in refused("colorsys:Model")
+
+
 def test_something_that_cannot_be_called() -> None:
     assert "is not a class or function" in refused(f"{HERE}:not_callable")
 

@@ -193,6 +193,12 @@ def test_a_device_half_that_writes_to_its_arguments():
     assert "copy" in failed(made)["arguments unchanged"]
 
 
+def test_a_device_half_that_lacks_a_body():
+    made = coded()
+    made.device.behind = made.device.forward
+    assert "has layout, behind but no before, catalogue_behind" in failed(made)["traits"]
+
+
 class Listed(Coded):
     """The mistake of the field's released code: the output layer is in a plain list."""
 
@@ -230,7 +236,7 @@ def test_the_command_hands_over_a_model_to_go_on_from():
     assert "beginning" in [finding.name for finding in findings]
     (lost,) = [f for f in conformance("personalizer", "personal_parts:Forgetting", on) if not f.ok]
     assert "changes item.weight of the trained model; give the method a reset()" in lost.message
-    with pytest.raises(ConfigError, match=r"\[device.model\]"):
+    with pytest.raises(ConfigError, match=r"goes on from a trained model; add --set model\.class="):
         conformance("personalizer", "personal_parts:Going", [])
     said = tandemrec("check", "personalizer", "personal_parts:Coded")
     assert said.code == 0

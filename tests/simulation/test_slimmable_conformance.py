@@ -166,6 +166,15 @@ class Buffered(Recent):
         return super().forward(history, candidates) * self.scale[0]
 
 
+class Scaled(Recent):
+    def __init__(self, width: int = 16, items: int = 16) -> None:
+        super().__init__(width, items)
+        self.scale = torch.tensor(2.0)
+
+    def forward(self, history: Tensor, candidates: Tensor) -> Tensor:
+        return super().forward(history, candidates) * self.scale
+
+
 class Renamed(Recent):
     def __init__(self, width: int = 16, items: int = 16) -> None:
         super().__init__(width, items)
@@ -186,6 +195,7 @@ def test_an_elastic_module_passes() -> None:
     ("made", "name", "cure"),
     [
         (Buffered(), "training", "keep no tensors but parameters (no buffers)"),
+        (Scaled(), "whole", "its tensors are its parameters; others are made in the call that needs them"),
         (Renamed(), "slices", "each parameter of a subnet has a namesake in the large model"),
         (OneSize(), "costs", "let sized(spec) make that size"),
     ],
