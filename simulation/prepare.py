@@ -38,7 +38,7 @@ from simulation.objects import (
 from simulation.personalizing import device_half, personalization, trained_method, untrained_method
 from simulation.remembering import Remembering
 from simulation.replay import Timeline
-from simulation.searching import searched
+from simulation.searching import refuse_impossible, searched
 from simulation.shelf import Shelf, given
 from simulation.slimming import is_slimmed, untrained_subnet
 from simulation.tier_profiles import refuse_misfits
@@ -124,6 +124,7 @@ def prepare(config: ExperimentConfig, root: Path, say: Say) -> Prepared:
     torch.set_num_threads(config.simulation.threads or torch.get_num_threads())
     try_plugins(config)
     split = make_split(config.data, config.seed)
+    refuse_impossible(config, split.data.n_items)
     audit = leakage_audit(split)
     say(described(split, audit))
     users = np.flatnonzero(split.valid_end < split.data.offsets[1:])

@@ -18,7 +18,7 @@ from torch import nn
 
 import cloud.matchnas
 import cloud.subnet_predictor
-from cloud.matchnas import Cost, Found, Limits, Tried, search
+from cloud.matchnas import Cost, Found, Limits, Tried, nothing_fits, search
 from cloud.training import write_text
 from device.errors import ConfigError
 from device.models.slimming import SlimmableTorch
@@ -29,8 +29,8 @@ from simulation.config.parts import SEARCH
 from simulation.config.tables import ExperimentConfig, TierTable
 from simulation.installing import course
 from simulation.objects import model_of, tiers
-from simulation.shelf import Shelf
-from simulation.slimming import dense, supernet_folder, trained_elastic, trained_specs
+from simulation.shelf import Shelf, given
+from simulation.slimming import dense, supernet, supernet_folder, trained_elastic, trained_specs
 from simulation.tier_latency import HOST_SCALE, measure
 from simulation.tier_profiles import profiles
 
@@ -128,6 +128,29 @@ def refuse_timed(config: ExperimentConfig) -> None:
         )
 
 
+def refuse_impossible(config: ExperimentConfig, n_items: int) -> None:
+    """ConfigError where no subnet is within a tier's FLOPs and bytes, which are known before anything is trained."""
+    for tier in (one for one in config.device.tiers if one.subnet == SEARCH):
+        net = supernet(config, model_of(config, tier), given(n_items, config.device.history)).model
+        made, limits, specs = bench(config, net, n_items, lambda _: math.nan), limits_of(tier), offered(config, net)
+        if len(specs) < 2:
+            raise nothing_fits(specs, made, limits)
+        most = {key: value for key, value in asdict(limits).items() if value is not None and key != "latency_s"}
+        over = {spec: max((getattr(made.cost(spec), key) / most[key] for key in most), default=0.0) for spec in specs}
+        closest = min(specs, key=over.__getitem__)
+        if over[closest] > 1:
+            raise ConfigError(
+                f"limits of {tier.name!r}: none of {len(specs)} subnets fits; the closest, {closest}, has "
+                f"{' and '.join(limits.exceeded(made.cost(closest)))}; raise the limits, shorten the history or the "
+                "pool, or offer smaller subnets"
+            )
+
+
+def limits_of(tier: TierTable) -> Limits:
+    """What a tier's subnet may cost."""
+    return Limits() if tier.limits is None else Limits(**tier.limits.model_dump())
+
+
 def labels(config: ExperimentConfig) -> dict[str, str]:
     """The subnet of each tier that names one, by the tier's name."""
     return {tier.name: tier.subnet for tier in config.device.tiers if tier.subnet is not None}
@@ -139,26 +162,26 @@ def find(config: ExperimentConfig, shelf: Shelf, tier: TierTable, lessons: Cours
     `lessons` know the validation lists. `benches` are those of other tiers, by the folder of their training; a new one
     is added.
     """
-    limits = Limits() if tier.limits is None else Limits(**tier.limits.model_dump())
+    limits = limits_of(tier)
     scale = math.nan if limits.latency_s is None else scale_of(config, tier)
     path = shelf.root / f"search-{fingerprint(config, shelf, tier, lessons, scale)}.json"
     if path.exists():
         return of_json(json.loads(path.read_text()))
     name = supernet_folder(config, shelf, model_of(config, tier)).name
     if name not in benches:
-        benches[name] = bench(config, shelf, tier, lessons)
+        module = trained_elastic(config, shelf, model_of(config, tier))
+        benches[name] = bench(config, module, shelf.split.data.n_items, lessons.value())
     made = benches[name]
     found = search(offered(config, made.module), replace(made, scale=scale), limits, seed=config.seed)
     write_text(path, json.dumps(to_json(found), indent=1))
     return found
 
 
-def bench(config: ExperimentConfig, shelf: Shelf, tier: TierTable, lessons: Course) -> ValidationBench:
-    """The trained module of a tier and the validation lists."""
-    module = trained_elastic(config, shelf, model_of(config, tier))
-    n_items = shelf.split.data.n_items
-    device = config.device
-    return ValidationBench(module, lessons.value(), device.items, device.history, config.cloud.pool, n_items)
+def bench(
+    config: ExperimentConfig, module: nn.Module, n_items: int, worth: Callable[[nn.Module], float]
+) -> ValidationBench:
+    """What the subnets of an elastic module are weighed by; see there."""
+    return ValidationBench(module, worth, config.device.items, config.device.history, config.cloud.pool, n_items)
 
 
 def offered(config: ExperimentConfig, module: nn.Module) -> tuple[SubnetSpec, ...]:
@@ -209,17 +232,11 @@ def to_json(found: Found) -> dict[str, Any]:
 def of_json(values: dict[str, Any]) -> Found:
     """The inverse."""
     tried = [
-        Tried(
-            **numbers(one)
-            | {
-                "spec": SubnetSpec.parse(one["spec"]),
-                "cost": Cost(**numbers(one["cost"])),
-                "exceeded": tuple(one["exceeded"]),
-            }
-        )
+        Tried(**numbers(one) | {"spec": SubnetSpec.parse(one["spec"]), "cost": Cost(**numbers(one["cost"]))})
         for one in values["tried"]
     ]
-    return Found(**numbers(values) | {"spec": SubnetSpec.parse(values["spec"]), "tried": tuple(tried)})
+    lines = tuple(replace(one, exceeded=tuple(one.exceeded)) for one in tried)
+    return Found(**numbers(values) | {"spec": SubnetSpec.parse(values["spec"]), "tried": lines})
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from pydantic import Field
 from device.errors import ConfigError
 from device.profile import profile_of
 from device.subnet import SubnetSpec
-from simulation.config.contradictions import refusal
+from simulation.config.contradictions import refusal, untrainable
 from simulation.config.parts import SEARCH, DataTable, LimitsTable, PersonalizerTable, Plugin, Table, TrainingTable
-from simulation.config.read import check, read_toml
-from simulation.config.tables import CloudTable, DeviceTable
+from simulation.config.read import WANTED, check, read_toml, refuse_other
+from simulation.config.tables import CloudTable, DeviceTable, SupernetTable
 
 USED = {
     "cloud": {"generator", "generator_errors", "training", "pool", "hide_seen", "history"},
@@ -27,8 +27,9 @@ class MethodTable(Table):
     """One row; with nothing but a name it is the shared static model, `[device.model]`.
 
     `model` with its own `training` stands in place of that one. `subnet` is cut out of it, else of `[elastic]`, or
-    searched within `limits` where it is "search"; a limited latency is that of `profile`. `personalizer` goes on from
-    it once it is trained.
+    searched within `limits` where it is "search"; a limited latency is that of `profile`. The keys of `supernet`
+    replace those of `[device.supernet]`: it is cut out of a supernet of its own, shared by methods with the same keys.
+    `personalizer` goes on from the model once it is trained.
     """
 
     name: str = Field(min_length=1)
@@ -37,6 +38,7 @@ class MethodTable(Table):
     subnet: str | None = None
     limits: LimitsTable | None = None
     profile: str | None = None
+    supernet: SupernetTable | None = None
     personalizer: PersonalizerTable | None = None
 
 
@@ -75,12 +77,20 @@ class StudyConfig(Table):
         """What a method is cut out of, where it names no model of its own."""
         return self.elastic if method.subnet is not None and method.model is None else None
 
+    def supernet_of(self, method: MethodTable) -> SupernetTable | None:
+        """How what a method is cut out of is trained: [device.supernet], but for the keys that it names itself."""
+        usual, own = self.device.supernet, method.supernet
+        if own is None:
+            return usual
+        return (usual or SupernetTable()).model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read, override and check a file that lists methods; ConfigError also for the file of another command."""
     tables = read_toml(path, overrides)
+    refuse_other(tables, "methods", str(path))
     if "methods" not in tables:
-        raise ConfigError(f"{path}: devices wants a list of [[methods]], see configs/devices-beauty.toml")
+        raise ConfigError(f"{path}: {WANTED['methods'][1]}")
     config = check(tables, StudyConfig, str(path))
     for line in contradictions(config):
         raise ConfigError(f"{path}: {line}")
@@ -92,8 +102,10 @@ def resolved(config: StudyConfig) -> dict[str, Any]:
     tables = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     for place, keys in USED.items():
         tables[place] = {key: value for key, value in tables[place].items() if key in keys}
-    for method in tables["methods"]:
-        method.get("personalizer", {}).pop("when", None)
+    for table, method in zip(tables["methods"], config.methods, strict=True):
+        table.get("personalizer", {}).pop("when", None)
+        if method.supernet is not None and (whole := config.supernet_of(method)):
+            table["supernet"] = whole.model_dump(mode="json", exclude_none=True)
     return tables
 
 
@@ -111,9 +123,8 @@ def contradictions(config: StudyConfig) -> Iterator[str]:
     yield from ineffective(config)
     for name in config.profiles:
         yield from refusal(partial(profile_of, name))
-    elastic = () if config.elastic is None else (config.elastic.training,)
-    for training in (config.cloud.training, config.device.training, *elastic):
-        yield from refusal(training.options)
+    trainings = {"cloud": config.cloud.training, "device": config.device.training}
+    yield from untrainable(trainings if config.elastic is None else trainings | {"elastic": config.elastic.training})
     for method in config.methods:
         yield from (f"method {method.name!r}: {line}" for line in contradicting(method, config))
 
@@ -137,6 +148,8 @@ def contradicting(method: MethodTable, config: StudyConfig) -> Iterator[str]:
     personal = method.personalizer
     if method.training is not None and method.model is None:
         yield "training belongs to a model of its own; add model, or take it out"
+    if method.supernet is not None and method.subnet is None:
+        yield "supernet has no effect without a subnet; add a subnet, or take it out"
     if method.subnet is not None and personal is not None:
         yield "both subnet and personalizer; keep one"
     if method.model is None and personal is None and not (config.device.model or config.elastic_of(method)):

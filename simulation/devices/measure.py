@@ -35,7 +35,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class AskedPart:
     """Some steps: their numbers, what came before, and the patches made of just that."""
 
     rows: Ints  # [B]
@@ -75,13 +75,13 @@ def measured(ready: Ready, asked: Asked, *, length: int, seed: int) -> Outcome:
     )
 
 
-def made(ready: Ready, asked: Asked, *, length: int, seed: int) -> Iterator[Part]:
+def made(ready: Ready, asked: Asked, *, length: int, seed: int) -> Iterator[AskedPart]:
     """All steps, PART at a time."""
     nothing = np.zeros(0, np.float64)
     for rows in parts(len(asked.row)):
         histories = asked.histories(rows, length)
         if ready.personalizer is None:
-            yield Part(rows, histories, None, nothing, nothing)
+            yield AskedPart(rows, histories, None, nothing, nothing)
             continue
         draw = draws(seed, "devices patches", asked.user[rows], asked.position[rows])
         personals = ready.personalizer.personalize(histories, np.zeros(len(rows), np.int64), rng=draw)
@@ -89,10 +89,10 @@ def made(ready: Ready, asked: Asked, *, length: int, seed: int) -> Iterator[Part
             Personal(asked.user[rows], asked.known[rows], personals.patches), ready.personalizer.layout
         )
         flops = nothing if personals.flops is None else personals.flops
-        yield Part(rows, histories, personals.patches, np.array([len(body) for body in sent], np.float64), flops)
+        yield AskedPart(rows, histories, personals.patches, np.array([len(body) for body in sent], np.float64), flops)
 
 
-def scores(ready: Ready, part: Part, candidates: Items) -> Scores:
+def scores(ready: Ready, part: AskedPart, candidates: Items) -> Scores:
     """[B, C] with each step's own patch."""
     model, params = ready.installed.model, ready.installed.params
     scorer = ModelScorer(model, params)

@@ -26,6 +26,7 @@ from simulation.slimming import table_of
 
 MATCHNAS = "search of MatchNAS, WWW 2024, arXiv 2402.13525, parts reconstructed"
 LABELLED = ", without its training on unlabelled items"
+DISTILLED = ", with distillation besides"
 PAPER = re.compile(r"\(([^()]*(?:arXiv|\b(?:19|20)\d\d\b)[^()]*)\)")
 
 
@@ -62,7 +63,7 @@ def experiment(config: StudyConfig, method: MethodTable, seed: int) -> Experimen
         more["supernet"] = None
     else:
         one = TierTable(name=method.name, share=1.0, subnet=method.subnet, limits=method.limits, profile=method.profile)
-        more["tiers"] = (one,)
+        more |= {"tiers": (one,), "supernet": config.supernet_of(method)}
     return ExperimentConfig(
         name=config.name,
         seed=seed,
@@ -90,8 +91,9 @@ def ready(config: ExperimentConfig, method: MethodTable, shelf: Shelf) -> Ready:
 
 
 def search_of(config: ExperimentConfig) -> str:
-    """Where a search is from, and what of it is left out."""
-    return MATCHNAS if table_of(config).unlabelled is not None else MATCHNAS + LABELLED
+    """Where a search is from, and how the training before it differs."""
+    table = table_of(config)
+    return MATCHNAS + LABELLED * (table.unlabelled is None) + DISTILLED * (table.distilled > 0)
 
 
 def try_methods(config: StudyConfig) -> None:

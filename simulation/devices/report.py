@@ -16,17 +16,19 @@ from simulation.config.tables import ExperimentConfig
 from simulation.config.toml import to_toml
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split
+from simulation.devices.kept import kept, place
 from simulation.devices.lists import Asked, asked
 from simulation.devices.measure import MEASURES, Outcome, measured
 from simulation.devices.methods import Ready, experiment, ready, try_methods
 from simulation.devices.speed import speed
-from simulation.devices.table import Comparison, Cost
+from simulation.devices.table import MethodComparison, MethodCost
 from simulation.environment import environment
 from simulation.fingerprint import own_code
 from simulation.objects import make_generator, make_split
 from simulation.prepare import described
 from simulation.protocol import protocol
 from simulation.runs import to_json
+from simulation.searching import refuse_impossible
 from simulation.shelf import Shelf
 from simulation.whole_folder import write_folder
 
@@ -34,7 +36,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredMethod:
     """One method with one seed."""
 
     outcome: Outcome
@@ -46,12 +48,12 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Seed:
+class MeasuredSeed:
     """All methods with one seed."""
 
     users: Any  # [U] external ids
     in_pool: Any  # [U]
-    methods: tuple[Measured, ...]
+    methods: tuple[MeasuredMethod, ...]
 
 
 def devices_report(config: StudyConfig, root: Path, say: Say, *, command: str = "") -> Path:
@@ -62,6 +64,8 @@ def devices_report(config: StudyConfig, root: Path, say: Say, *, command: str = 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     try_methods(config)
     splits = {seed: make_split(config.data, seed) for seed in config.seeds}
+    for method in config.methods:
+        refuse_impossible(experiment(config, method, config.seeds[0]), splits[config.seeds[0]].data.n_items)
     say(described(splits[config.seeds[0]], leakage_audit(splits[config.seeds[0]])))
     found = compared(config, [one_seed(config, seed, splits[seed], root, say) for seed in config.seeds])
     words = protocol_of(config)
@@ -82,7 +86,7 @@ def folder_hash(config: StudyConfig, split: Split) -> str:
     return hashlib.sha256(f"{said} {split.data.content_hash()} {own_code()}".encode()).hexdigest()[:8]
 
 
-def one_seed(config: StudyConfig, seed: int, split: Split, root: Path, say: Say) -> Seed:
+def one_seed(config: StudyConfig, seed: int, split: Split, root: Path, say: Say) -> MeasuredSeed:
     """The lists of one seed, and every method on them."""
     one = experiment(config, config.methods[0], seed)
     shelf = Shelf(root / "models", split, seed, config.device.history, say, hide_seen=config.cloud.hide_seen)
@@ -98,16 +102,20 @@ def one_seed(config: StudyConfig, seed: int, split: Split, root: Path, say: Say)
     )
     holds = lists.per_user((lists.pools == lists.targets[:, None]).any(1))
     made = tuple(one_method(config, number, lists, shelf) for number in range(len(config.methods)))
-    return Seed(split.data.users[lists.users], holds, made)
+    return MeasuredSeed(split.data.users[lists.users], holds, made)
 
 
-def one_method(config: StudyConfig, number: int, lists: Asked, shelf: Shelf) -> Measured:
+def one_method(config: StudyConfig, number: int, lists: Asked, shelf: Shelf) -> MeasuredMethod:
     """Train and measure one method."""
     started, method = time.time(), config.methods[number]
-    made = ready(experiment(config, method, shelf.seed), method, shelf)
-    outcome = measured(made, lists, length=config.device.history, seed=shelf.seed)
+    one = experiment(config, method, shelf.seed)
+    made = ready(one, method, shelf)
+    outcome = kept(
+        place(shelf, one, made, negatives=config.negatives),
+        lambda: measured(made, lists, length=config.device.history, seed=shelf.seed),
+    )
     first = shelf.seed == config.seeds[0]
-    found = Measured(
+    found = MeasuredMethod(
         outcome,
         made.source,
         made.installed.nbytes,
@@ -132,13 +140,13 @@ def timed(config: StudyConfig, made: Ready, n_items: int, flops: float) -> dict[
     )
 
 
-def compared(config: StudyConfig, seeds: list[Seed]) -> Comparison:
+def compared(config: StudyConfig, seeds: list[MeasuredSeed]) -> MethodComparison:
     """All seeds as one comparison; DataError where they do not serve the same users."""
     for number, one in zip(config.seeds, seeds, strict=True):
         if not np.array_equal(one.users, seeds[0].users):
             raise DataError(f"seed {number}: other users than with seed {config.seeds[0]}; compare one seed at a time")
     by_method = list(zip(*(one.methods for one in seeds), strict=True))
-    return Comparison(
+    return MethodComparison(
         methods=tuple(method.name for method in config.methods),
         sources=tuple(of[0].source for of in by_method),
         baseline=config.reference,
@@ -151,10 +159,10 @@ def compared(config: StudyConfig, seeds: list[Seed]) -> Comparison:
     )
 
 
-def cost(seeds: tuple[Measured, ...]) -> Cost:
+def cost(seeds: tuple[MeasuredMethod, ...]) -> MethodCost:
     """Means over the seeds of one method."""
     sent = np.concatenate([one.outcome.update_bytes for one in seeds])
-    return Cost(
+    return MethodCost(
         update_bytes=float(sent.mean()) if len(sent) else 0.0,
         update_bytes_range=(float(sent.min(initial=np.inf)), float(sent.max())) if len(sent) else (0.0, 0.0),
         installed_bytes=float(np.mean([one.installed_bytes for one in seeds])),
@@ -194,7 +202,7 @@ def protocol_of(config: StudyConfig) -> dict[str, str]:
     }
 
 
-def markdown(found: Comparison, words: dict[str, str]) -> str:
+def markdown(found: MethodComparison, words: dict[str, str]) -> str:
     """The tables, and what they are measured on."""
     seeds = ", ".join(map(str, found.seeds))
     about = "\n".join(f"* {name}: {text}." for name, text in words.items())

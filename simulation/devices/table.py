@@ -17,7 +17,7 @@ HEADS = {"ndcg@10": "NDCG@10", "hr@10": "HR@10", AUC: "user-AUC"}
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class MethodCost:
     """What one method costs, the mean over the seeds."""
 
     update_bytes: float  # of one encoded patch; 0 for a method without
@@ -32,7 +32,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class MethodComparison:
     """M methods, S seeds, U users: the same users, steps and lists for all methods of a seed."""
 
     methods: tuple[str, ...]
@@ -42,7 +42,7 @@ class Comparison:
     users: NDArray[np.object_]  # [U] external ids
     values: dict[str, Values]  # by measure [M, S, U]: means over a user's steps
     in_pool: Values  # [S, U] share of a user's steps whose list holds the target
-    costs: tuple[Cost, ...]
+    costs: tuple[MethodCost, ...]
     profiles: tuple[str, ...]
 
     def mean(self, method: int, measure: str) -> Interval:

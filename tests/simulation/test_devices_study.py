@@ -25,18 +25,20 @@ from device.models.torch_model import TorchModel
 from device.personal_codec import Personal, encode_personal
 from device.seeds import draws, rng
 from simulation.config.parts import Plugin
-from simulation.config.study import load_study
+from simulation.config.study import load_study, resolved
+from simulation.config.toml import to_toml
 from simulation.data.dataset import Dataset, Split
+from simulation.devices.kept import kept
 from simulation.devices.lists import Asked, asked, sampled_negatives
 from simulation.devices.measure import AUC, MEASURES, Outcome, aucs, measured, overall_auc
-from simulation.devices.methods import LABELLED, MATCHNAS, Ready, experiment, search_of, source, try_methods
+from simulation.devices.methods import DISTILLED, LABELLED, MATCHNAS, Ready, experiment, search_of, source, try_methods
+from simulation.devices.report import devices_report
 from simulation.devices.speed import scaled, speed
-from simulation.devices.table import Comparison, Cost, subnets
+from simulation.devices.table import MethodComparison, MethodCost, subnets
 from simulation.installing import Installed
 from simulation.searching import ValidationBench
 from simulation.slimming import supernet, trained_specs
-from simulation.tier_latency import Measured as MeasuredStep
-from simulation.tier_latency import Memory
+from simulation.tier_latency import Measured, Memory
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ITEMS, KNOWN = 10, 5
@@ -176,9 +178,9 @@ def test_bytes_are_those_of_the_encoded_messages() -> None:
 # The table
 
 
-def comparison(values: dict[str, Any]) -> Comparison:
-    cost = Cost(12.0, (12.0, 12.0), 100.0, 25, math.nan, 5.0, 0.5, {"reason": "none"})
-    return Comparison(
+def comparison(values: dict[str, Any]) -> MethodComparison:
+    cost = MethodCost(12.0, (12.0, 12.0), 100.0, 25, math.nan, 5.0, 0.5, {"reason": "none"})
+    return MethodComparison(
         methods=("base", "better", "worse"),
         sources=("", "paper", ""),
         baseline=0,
@@ -223,13 +225,32 @@ def test_sources() -> None:
 
 
 def test_a_search_says_what_of_matchnas_is_left_out(tmp_path: Path) -> None:
-    for more, said in (("", MATCHNAS + LABELLED), ("unlabelled = {}\n", MATCHNAS)):
+    plain, own = "distilled = 0.0\n", "unlabelled = {}\n"
+    words = {"": LABELLED + DISTILLED, plain: LABELLED, own: DISTILLED, plain + own: ""}
+    for more, said in words.items():
         config = load_study(tiny.written(tmp_path, STUDY.replace("random = 0\n", f"random = 0\n{more}")))
-        assert search_of(experiment(config, config.methods[2], 5)) == said
+        assert search_of(experiment(config, config.methods[2], 5)) == MATCHNAS + said
+
+
+def test_a_method_changes_keys_of_the_supernet_for_itself_alone(tmp_path: Path) -> None:
+    own = "supernet = { unlabelled = { threshold = 0.25 } }\n"
+    config = load_study(tiny.written(tmp_path, STUDY.replace("limits =", f"{own}limits =")))
+    before = load_study(tiny.written(tmp_path, STUDY))
+    shared, changed = config.device.supernet, experiment(config, config.methods[2], 5).device.supernet
+    assert shared is not None
+    assert changed is not None
+    assert changed.unlabelled is not None
+    assert changed.unlabelled.threshold == 0.25
+    assert changed.model_copy(update={"unlabelled": None}) == shared
+    assert experiment(config, config.methods[1], 5) == experiment(before, before.methods[1], 5)
+    again = tmp_path / "resolved.toml"
+    again.write_text(to_toml(resolved(config)))
+    assert resolved(load_study(again)) == resolved(config)
+    assert experiment(load_study(again), config.methods[2], 5) == experiment(config, config.methods[2], 5)
 
 
 def test_milliseconds_are_scaled_per_profile() -> None:
-    here = MeasuredStep(0.5, 0.7, 1000, Memory(900, 100), "float32", {"machine": "this one"})
+    here = Measured(0.5, 0.7, 1000, Memory(900, 100), "float32", {"machine": "this one"})
     found = scaled(here, ["entry", "high-end"], 2e9)
     assert (found["p50_ms"], found["step_memory_bytes"]) == (0.5, 1000)
     # The file that was timed is not what is installed, so nothing is said about its size.
@@ -327,6 +348,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = tiny.tandemrec("devices", tiny.written(root, STUDY), "--runs", root / "runs", "--json")
     assert said.code == 0, said.err
     assert "seed 6, code: ndcg@10" in said.err
+    assert said.err.count(" subnets\n") == 2  # a supernet is introduced once per seed, not once per method
     (made,) = (root / "runs").glob("tiny-*-devices")
     assert json.loads(said.out)["folder"] == str(made)
     return made
@@ -364,7 +386,7 @@ def test_costs_of_the_tiny_methods(folder: Path) -> None:
 def test_a_searched_subnet_is_within_its_limits_and_named(folder: Path) -> None:
     _, slimmed, found, code = json.loads((folder / "summary.json").read_text())["methods"]
     assert slimmed["subnets"] == ["w8-b1-e8-int8"] * 2
-    assert (found["source"], len(found["subnets"]), code["subnets"]) == (MATCHNAS + LABELLED, 2, [])
+    assert (found["source"], len(found["subnets"]), code["subnets"]) == (MATCHNAS + LABELLED + DISTILLED, 2, [])
     assert 0 < found["flops"] <= 1e4
     assert slimmed["installed_bytes"] <= found["installed_bytes"] <= 9e3
     models = folder.parent / "models"
@@ -386,6 +408,47 @@ def test_the_resolved_file_makes_the_same_folder(folder: Path) -> None:
     said = tiny.tandemrec("devices", folder / "config.resolved.toml", "--runs", folder.parent, "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out)["folder"] == str(folder)
+    shown = tiny.tandemrec("devices", folder / "config.resolved.toml", "--runs", folder.parent).out
+    assert "|---|" not in shown  # that is in table.md
+    assert "− baseline" in shown
+    assert "w8-b1-e8-int8" in shown
+    assert shown.endswith(f"\nfiles   {folder}\n")
+
+
+def test_what_is_measured_is_not_measured_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[str] = []
+
+    def counted(ready: Ready, *_: Any, **__: Any) -> Outcome:
+        asked_for.append(ready.name)
+        values = dict.fromkeys(MEASURES, np.zeros(40))
+        return Outcome(values, 0.5, np.zeros(0), math.nan, math.nan)
+
+    monkeypatch.setattr("simulation.devices.report.measured", counted)
+    config, before = load_study(folder / "config.resolved.toml"), (folder / "table.md").read_text()
+    again = devices_report(config, folder.parent, lambda _: None)
+    assert not asked_for
+    assert again == folder
+    assert (again / "table.md").read_text() == before
+    duet = config.methods[3]
+    assert duet.personalizer is not None
+    other = duet.personalizer.model_copy(update={"kind": "float32"})
+    more = (duet.model_copy(update={"name": "float32 code", "personalizer": other}),)
+    devices_report(config.model_copy(update={"methods": (*config.methods, *more)}), folder.parent, lambda _: None)
+    assert asked_for == ["float32 code"] * 2  # seeds 5 and 6
+    asked_for.clear()
+    devices_report(config.model_copy(update={"negatives": 21}), folder.parent, lambda _: None)
+    assert len(asked_for) == 8
+
+
+def test_a_kept_outcome_is_the_measured_one(tmp_path: Path) -> None:
+    first = kept(tmp_path / "cells" / "one.safetensors", outcome)
+    second = kept(tmp_path / "cells" / "one.safetensors", lambda: pytest.fail("measured again"))
+    for found in (first, second):
+        assert found.values.keys() == outcome().values.keys()
+        assert all(np.array_equal(found.values[name], outcome().values[name]) for name in MEASURES)
+        assert (found.auc, found.update_bytes.tolist()) == (outcome().auc, [])
+        assert math.isnan(found.flops)
+        assert math.isnan(found.patch_flops)
 
 
 def test_seeds_from_the_command_line(folder: Path, tmp_path: Path) -> None:
@@ -393,8 +456,8 @@ def test_seeds_from_the_command_line(folder: Path, tmp_path: Path) -> None:
         "devices", tiny.written(tmp_path, STUDY), "--seeds", "6", "--runs", folder.parent, "--set", 'baseline="code"'
     )
     assert said.code == 0, said.err
-    assert "40 users, seeds 6. Lists that hold the target" in said.out
-    assert "gain over code" in said.out
+    assert "40 users, seeds 6; " in said.out
+    assert "minus code, paired by user" in said.out
 
 
 @pytest.mark.parametrize(
@@ -419,7 +482,7 @@ def test_seeds_from_the_command_line(folder: Path, tmp_path: Path) -> None:
         (lambda t: t.replace('send = "code"', 'when = "request"'), "when has no effect"),
         (lambda t: t.replace('name = "shared"', 'name = "shared"\ntraining = {}'), "training belongs to a model"),
         (lambda t: t.replace("seeds = [5, 6]", "seeds = [5, 5]"), "a value occurs twice"),
-        (lambda t: t.replace("[methods", "[models"), "a list of [[methods]]"),
+        (lambda t: t.replace("[methods", "[models"), "devices wants"),
         (
             lambda t: t.replace('subnet = "w8-b1-e8-int8"\n', ""),
             "[elastic] has no effect: no method has a subnet and no model",
@@ -429,6 +492,10 @@ def test_seeds_from_the_command_line(folder: Path, tmp_path: Path) -> None:
             "[device.supernet] has no effect: no method has a subnet; add a subnet, or take it out",
         ),
         (lambda t: t.replace("[elastic]", "[elastic]\nwidth = 3"), "unknown key 'width'"),
+        (
+            lambda t: t.replace('name = "shared"', 'name = "shared"\nsupernet = { random = 1 }'),
+            "method 'shared': supernet has no effect without a subnet",
+        ),
     ],
 )
 def test_refusals(change: Callable[[str], str], about: str, tmp_path: Path) -> None:
@@ -452,6 +519,13 @@ def test_a_search_over_lists_of_the_moment_is_refused_before_training(tmp_path: 
         try_methods(config)
 
 
+def test_limits_that_nothing_fits_are_refused_before_training(tmp_path: Path) -> None:
+    config = load_study(tiny.written(tmp_path, STUDY.replace("nbytes = 9e3", "nbytes = 900")))
+    with pytest.raises(ConfigError, match=r"limits of 'found': none .* the closest, w8-b1-e8-int8, has nbytes"):
+        devices_report(config, tmp_path / "runs", lambda _: None)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("name", ["devices-beauty", "devices-ml-1m"])
 def test_the_files_of_the_repository_load_and_build(name: str) -> None:
     config = load_study(CONFIGS / f"{name}.toml")
@@ -465,8 +539,14 @@ def test_each_search_of_the_repository_has_a_choice_and_shares_the_slimmed_model
     config = load_study(CONFIGS / f"{name}.toml")
     named = [(method, experiment(config, method, 1)) for method in config.methods if method.subnet is not None]
     models = [(one.device.model, one.device.training, one.device.supernet) for _, one in named]
-    assert all(model == models[0] for model in models)
+    assert all(model[:2] == models[0][:2] for model in models)
     assert models[0][0] != config.device.model
+    supernets = list(dict.fromkeys(table for *_, table in models if table is not None))
+    assert supernets[0] == config.device.supernet
+    assert [table.unlabelled is None for table in supernets] == [True, False]
+    assert supernets[1].distilled == 0  # the loss of MatchNAS has no such part
+    plain = {"unlabelled": None, "distilled": supernets[0].distilled}
+    assert supernets[1].model_copy(update=plain) == supernets[0]
     fitting, finalists = [], []
     for method, one in named:
         if method.limits is None:
@@ -479,5 +559,5 @@ def test_each_search_of_the_repository_has_a_choice_and_shares_the_slimmed_model
         bench.values.update(zip(specs, range(len(specs)), strict=True))
         tried = [search(specs, bench, limits, seed=seed).tried for seed in config.seeds]
         finalists += [sum(one.why == "finalist" for one in of) for of in tried]
-    assert fitting == [10, 6, 2]  # of 12: large, medium, small
+    assert fitting == [10, 6, 2] * 2  # of 12: large, medium, small; in either supernet
     assert min(finalists) >= 1  # the predictor has a say in every row

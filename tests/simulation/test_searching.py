@@ -24,7 +24,18 @@ from simulation.installing import course
 from simulation.launch import launch
 from simulation.objects import make_split, model_of, tiers
 from simulation.runs import Run
-from simulation.searching import Benches, ValidationBench, find, labels, of_json, offered, scale_of, searched, to_json
+from simulation.searching import (
+    Benches,
+    ValidationBench,
+    find,
+    labels,
+    of_json,
+    offered,
+    refuse_impossible,
+    scale_of,
+    searched,
+    to_json,
+)
 from simulation.shelf import Shelf
 from simulation.slimming import dense, trained_elastic
 from simulation.sweep.folder import Sweep as Folder
@@ -125,6 +136,34 @@ def test_limits_that_nothing_fits_name_the_smallest(root: Path) -> None:
         ConfigError, match=r"none of 16 subnets fits; the smallest, w8-b1-e8-int8, costs flops .* > 1000"
     ):
         searched(config, shelf_of(config, root, []))
+
+
+def test_limits_that_nothing_fits_are_found_before_any_training(tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(ConfigError) as caught:
+        launch(made(tier("old", "nbytes = 1000")), tmp_path, say=said.append, progress=lambda *_: None)
+    size = SlimmableTorch(trained_like()).size(SubnetSpec(8, 1, 8, "int8"), length=10, candidates=20)
+    assert str(caught.value).startswith(
+        f"limits of 'old': none of 16 subnets fits; the closest, w8-b1-e8-int8, has nbytes {size.nbytes} > 1000; raise"
+    )
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_closest_is_the_least_above_its_limits() -> None:
+    # Width 8 has the fewer operations, width 16 the more; both limits are beyond all, the bytes by far.
+    config = made(tier("old", "flops = 1.0, nbytes = 9e9"), supernet={"subnets": ["w16-b2-e16", "w8-b1-e16"]})
+    flops = SlimmableTorch(trained_like()).size(SubnetSpec(8, 1, 16), length=10, candidates=20).flops
+    with pytest.raises(ConfigError, match=rf"none of 2 .* closest, w8-b1-e16, has flops {flops:.6g} > 1; raise"):
+        refuse_impossible(config, 80)
+    refuse_impossible(made(tier("old", "latency_s = 1e-9", 'profile = "old"\n')), 80)  # known once it is measured
+    refuse_impossible(made('[[device.tiers]]\nname = "a"\nshare = 1.0\nsubnet = "w8-b1-e8"\n'), 80)
+    with pytest.raises(ConfigError, match="1 subnets; name two at least"):
+        refuse_impossible(made(tier("old", "flops = 1e9"), supernet={"subnets": ["w8-b1-e8"]}), 80)
+
+
+def trained_like() -> ElasticSASRec:
+    """Of the size of the tiny experiment's."""
+    return ElasticSASRec(80, width=16, blocks=2, items=16, length=10)
 
 
 def test_a_latency_is_that_of_the_float32_subnet_scaled(root: Path) -> None:
