@@ -24,7 +24,7 @@ from cloud.training import Log, write_text
 from device.errors import ConfigError
 from device.seeds import draws
 from simulation.config.parts import DataTable, Plugin, Table, TrainingTable
-from simulation.config.read import check, read_toml
+from simulation.config.read import check, read_toml, refuse_other
 from simulation.data.audit import leakage_audit
 from simulation.data.dataset import Split, windows
 from simulation.environment import environment
@@ -62,10 +62,7 @@ class EvaluationConfig(Table):
 def load_evaluation(path: Path, overrides: Sequence[str] = ()) -> EvaluationConfig:
     """Read, override and check a file that lists models; ConfigError also for the file of an experiment."""
     tables = read_toml(path, overrides)
-    if "models" not in tables and tables.keys() & {"cloud", "device", "policies"}:
-        raise ConfigError(
-            f"{path}: this is a file for run or sweep; evaluate wants [[models]], see configs/reference-beauty.toml"
-        )
+    refuse_other(tables, "models", str(path))
     config = check(tables, EvaluationConfig, str(path))
     measures_of(config)
     return config

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from device.errors import ConfigError, RunError
 from device.export import Exported, export_onnx
 from simulation.build import imported
 from simulation.config.read import check
-from simulation.config.tables import ExperimentConfig
+from simulation.config.tables import ExperimentConfig, TierTable
 from simulation.experiment import Job
-from simulation.installing import trained_reranker
+from simulation.installing import install, trained_reranker
 from simulation.objects import is_personal, model_of, tiers
 from simulation.personalizing import personalizer, trained_folder
 from simulation.prepare import prepare
@@ -61,8 +62,19 @@ def launch(
 
 def export_tier(run_folder: Path, tier_name: str, out: Path, runs: Path) -> Exported:
     """ONNX files of the reranker that a tier of a run used; its training must still be in runs/models."""
-    from torch import nn
+    return exported(*opened(run_folder, tier_name, runs), out)
 
+
+def export_beside(run_folder: Path, tier_name: str, out: Path, runs: Path) -> tuple[Exported, int]:
+    """`export_tier`, and the bytes that an installation of the tier has in that run, streamed rows apart."""
+    config, shelf, tier = opened(run_folder, tier_name, runs)
+    files = exported(config, shelf, tier, out)
+    with TemporaryDirectory() as scratch:
+        return files, install(config, shelf, tier, Path(scratch)).nbytes
+
+
+def opened(run_folder: Path, tier_name: str, runs: Path) -> tuple[ExperimentConfig, Shelf, TierTable]:
+    """What a run was made of, and one of its tiers; ConfigError for a tier that it lacks."""
     from simulation.objects import make_split
 
     config = check(Run.open(run_folder).config, ExperimentConfig, str(run_folder / "config.resolved.toml"))
@@ -73,7 +85,13 @@ def export_tier(run_folder: Path, tier_name: str, out: Path, runs: Path) -> Expo
     shelf = Shelf(
         runs / "models", split, config.seed, config.device.history, lambda _: None, hide_seen=config.cloud.hide_seen
     )
-    tier = known[tier_name]
+    return config, shelf, known[tier_name]
+
+
+def exported(config: ExperimentConfig, shelf: Shelf, tier: TierTable, out: Path) -> Exported:
+    """The files of a tier's reranker in folder `out`; RunError without a finished training."""
+    from torch import nn
+
     plugin = personalizer(config).plugin if is_personal(config, tier) else model_of(config, tier)
     made = imported(plugin.class_, "[device.model]")
     slimmed = is_slimmed(config, tier)

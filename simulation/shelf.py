@@ -7,10 +7,10 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -22,16 +22,15 @@ from cloud.options import Training
 from cloud.sequences import HeldOut, Sequences
 from cloud.training import Log, fit
 from device.errors import ConfigError
-from simulation.build import build, imported
+from simulation.build import BACKBONE, build, goes_on_from, imported
 from simulation.config.parts import Plugin
 from simulation.data.dataset import Split, windows
 from simulation.metrics import parse
 
+__all__ = ["BACKBONE", "Shelf", "Start", "built", "code_of", "given", "said", "spelled", "training_data"]
 Say = Callable[[str], None]
 SHARED_FOLDERS = ("models", "generators", "personalizers")
 """One file per model: the neighbours do not matter, unless it takes something from them."""
-BACKBONE = ("backbone", "device")
-"""Names under which a constructor takes a trained model."""
 SHARED_PACKAGES = ("device.models.", "cloud.generators.", "cloud.personalizers.")
 
 
@@ -72,6 +71,13 @@ class Shelf:
     say: Say
     refit: bool = False
     hide_seen: bool = True
+    told: set[str] = field(default_factory=set, compare=False)  # folders of trainings whose first line was said
+
+    def introduce(self, folder: Path, line: str) -> None:
+        """Say the first line of a training, once however many tiers or methods ask for its model."""
+        if folder.name not in self.told:
+            self.told.add(folder.name)
+            self.say(line)
 
     def trained(
         self, plugin: Plugin, training: Training, where: str, start: Start | None = None
@@ -89,14 +95,15 @@ class Shelf:
         if isinstance(made, nn.Module):
             name = said(made, where)
             sized(made, n_items=data.n_items, length=self.length)
-            self.say(f"{name}: {sum(p.numel() for p in made.parameters()):,} parameters")
+            folder = self.folder(plugin, training, start)
+            self.introduce(folder, f"{name}: {sum(p.numel() for p in made.parameters()):,} parameters")
             log = fit(
                 made,
                 sequences,
                 held_out,
                 options=training,
                 seed=self.seed,
-                folder=self.folder(plugin, training, start),
+                folder=folder,
                 measure=parse("ndcg@10").of,
                 hide_seen=self.hide_seen,
                 progress=lambda line: self.say(f"{name}: {spelled(line)}"),
@@ -145,10 +152,11 @@ def built(plugin: Plugin, where: str, sizes: dict[str, int], backbone: Any = Non
 
     Raises ConfigError where that is lacking, where nobody takes it, or where its class is not the annotated one.
     """
-    parameters = inspect.signature(imported(plugin.class_, where)).parameters
-    names = [name for name in BACKBONE if name in parameters]
-    if backbone is None and any(parameters[name].default is inspect.Parameter.empty for name in names):
-        raise ConfigError(f"{where}: {plugin.class_} goes on from a trained model; name its class in [device.model]")
+    found = goes_on_from(imported(plugin.class_, where))
+    names = list(found.classes)
+    if backbone is None and found.needed:
+        said = f"goes on from a trained model{found.said}"
+        raise ConfigError(f"{where}: {plugin.class_} {said}; name its class in [device.model]")
     if backbone is not None and not names:
         raise ConfigError(
             f"{where}: {plugin.class_} takes no {' or '.join(BACKBONE)}, so [device.model] has no effect; take it out "
@@ -156,22 +164,12 @@ def built(plugin: Plugin, where: str, sizes: dict[str, int], backbone: Any = Non
         )
     on = {} if backbone is None else dict.fromkeys(names, backbone)
     for name in on:
-        refuse_other_class(plugin, where, parameters[name].annotation, backbone)
+        if wanted := found.other_than(backbone, name):
+            raise ConfigError(
+                f"{where}: {plugin.class_} goes on from {wanted}, found {type(backbone).__name__}; name it in "
+                "[device.model]"
+            )
     return build(plugin.class_, plugin.options, where, **sizes, **on)
-
-
-def refuse_other_class(plugin: Plugin, where: str, annotation: Any, backbone: Any) -> None:
-    """ConfigError where the annotation names classes, and the trained model is of another one."""
-    wanted = [
-        kind
-        for kind in get_args(annotation) or (annotation,)
-        if isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
-    ]
-    if wanted and inspect.Parameter.empty not in wanted and not isinstance(backbone, tuple(wanted)):
-        names = " or ".join(f"{kind.__module__}:{kind.__name__}" for kind in wanted)
-        raise ConfigError(
-            f"{where}: {plugin.class_} goes on from {names}, found {type(backbone).__name__}; name it in [device.model]"
-        )
 
 
 def defaults(plugin: Plugin) -> dict[str, str]:

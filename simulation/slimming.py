@@ -53,14 +53,16 @@ def trained_elastic(config: ExperimentConfig, shelf: Shelf, plugin: Plugin) -> n
     net = supernet(config, plugin, given(shelf.split.data.n_items, shelf.length))
     learn, held_out = training_data(shelf.split, shelf.length, refit=shelf.refit)
     name = f"supernet {type(net.model).__name__}"
-    shelf.say(f"{name}: {sum(p.numel() for p in net.parameters()):,} parameters, {len(net.specs)} subnets")
+    folder = supernet_folder(config, shelf, plugin)
+    count = sum(p.numel() for p in net.parameters())
+    shelf.introduce(folder, f"{name}: {count:,} parameters, {len(net.specs)} subnets")
     fit(
         net,
         windows(learn, net.length) if hasattr(net.model, "states") else learn,
         held_out,
         options=config.device.training.options(),
         seed=shelf.seed,
-        folder=supernet_folder(config, shelf, plugin),
+        folder=folder,
         measure=parse("ndcg@10").of,
         hide_seen=shelf.hide_seen,
         progress=lambda line: shelf.say(f"{name}: {spelled(line)}"),

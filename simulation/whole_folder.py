@@ -17,6 +17,21 @@ import pyarrow.parquet as pq
 from device.errors import RunError
 from simulation import schema as c
 
+MADE_BY = {
+    "steps.parquet": ("run", "`tandemrec report` and `tandemrec compare` read it"),
+    "cells.parquet": ("sweep", "`tandemrec report` and `tandemrec compare` read it, named alone"),
+    "table.md": ("devices", "no command reads it: its tables are in table.md, its numbers in summary.json"),
+    "results.md": ("lag` or `evaluate", "no command reads it: its tables are in results.md, numbers in results.json"),
+}
+"""By a file that tells a folder: the command that makes such folders, and who reads them."""
+
+
+def refuse_other(folder: Path, kind: str) -> None:
+    """RunError for a folder of another kind than `kind`, with what can be done with it."""
+    for name, (command, use) in MADE_BY.items():
+        if command != kind and (folder / name).is_file():
+            raise RunError(f"{folder}: made by `tandemrec {command}`, not a {kind}; {use}")
+
 
 @dataclass(frozen=True, slots=True)
 class WholeFolder:
@@ -34,9 +49,12 @@ class WholeFolder:
     def open(cls, path: str | os.PathLike[str], kind: str, files: Collection[str]) -> "WholeFolder":
         """The folder `path`, if it is there and has all of `files`; RunError names those that are missing."""
         folder = Path(path)
+        if folder.is_file():
+            raise RunError(f"{folder}: a file, not a {kind} folder; name the folder that `tandemrec {kind}` made")
         if not folder.is_dir():
             raise RunError(f"{folder}: no such {kind} folder; `tandemrec {kind} CONFIG` makes one under runs/")
         if missing := [name for name in files if not (folder / name).is_file()]:
+            refuse_other(folder, kind)
             raise RunError(f"{folder}: not a complete {kind}, {', '.join(missing)} missing; repeat the {kind}")
         return cls(folder, kind)
 

@@ -7,6 +7,8 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
+from simulation.build import BACKBONE, goes_on_from
+
 PACKAGES = {
     "device model": ("device.models",),
     "generator": ("cloud.generators",),
@@ -31,7 +33,10 @@ ENTRY_POINTS = {
 
 
 def entries() -> list[dict[str, Any]]:
-    """One dictionary per class: kind, class (import path), options, about (first sentence of its docstring)."""
+    """One dictionary per class: kind, class (import path), options, about (first sentence of its docstring), models.
+
+    The last are the classes that a personalizer's `[device.model]` may have; empty for one that takes any or none.
+    """
     return [entry for kind in PACKAGES for entry in [*built_in(kind), *announced(kind)]]
 
 
@@ -42,7 +47,8 @@ def names() -> list[dict[str, Any]]:
 
     links = {name: profile.source for name, profile in PROFILES.items()} | {"ideal": first_sentence(Ideal)}
     measures = [entry("consistency measure", name, member) for name, member in MEASURES.items()]
-    return [*({"kind": "link name", "class": n, "options": [], "about": text} for n, text in links.items()), *measures]
+    empty: dict[str, Any] = {"options": [], "models": []}
+    return [*({"kind": "link name", "class": name, "about": text} | empty for name, text in links.items()), *measures]
 
 
 def built_in(kind: str) -> list[dict[str, Any]]:
@@ -108,7 +114,7 @@ def announced(kind: str) -> list[dict[str, Any]]:
             out.append(entry(kind, point.value, point.load()))
         except Exception as error:
             about = f"cannot be imported: {type(error).__name__}: {error}"
-            out.append({"kind": kind, "class": point.value, "options": [], "about": about})
+            out.append({"kind": kind, "class": point.value, "options": [], "about": about, "models": []})
     return out
 
 
@@ -120,13 +126,15 @@ def default(member: Any, name: str, shown: Any) -> Any:
 
 def entry(kind: str, path: str, member: Any) -> dict[str, Any]:
     """One row."""
-    given = ("n_items", "module", "self")
+    personal = kind == "personalizer"
+    given = ("n_items", "module", "self", *(BACKBONE if personal else ()))
     options = [
         name if p.default is p.empty else f"{name}={default(member, name, p.default)!r}"
         for name, p in inspect.signature(member).parameters.items()
         if name not in given
     ]
-    return {"kind": kind, "class": path, "options": options, "about": first_sentence(member)}
+    models = goes_on_from(member).paths if personal else []
+    return {"kind": kind, "class": path, "options": options, "about": first_sentence(member), "models": models}
 
 
 def first_sentence(member: Any) -> str:

@@ -190,6 +190,7 @@ def devices(
 
     CONFIG: a TOML file that lists methods, see configs/devices-beauty.toml. Writes NAME-HASH-devices.
     """
+    from reports.devices_table import terminal_tables
     from simulation.commands.advice import seeds_override
     from simulation.config.study import load_study
     from simulation.devices.report import devices_report
@@ -198,8 +199,9 @@ def devices(
     study = load_study(config, [*(set_ or []), *more])
     with progress_bar() as (say, _):
         folder = devices_report(study, runs, say, command="tandemrec " + " ".join(sys.argv[1:]))
+    found = json.loads((folder / "summary.json").read_text())
     if as_json:
-        print_json(json.loads((folder / "summary.json").read_text()) | {"folder": str(folder)})
+        print_json(found | {"folder": str(folder)})
     else:
-        print((folder / "table.md").read_text())
-        Console().print(f"files   {folder}", highlight=False, soft_wrap=True)
+        Console().print(terminal_tables(found, "table.md"))
+        Console().print(f"\nfiles   {folder}", highlight=False, soft_wrap=True)

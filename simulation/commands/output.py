@@ -62,10 +62,18 @@ def print_json(content: Any) -> None:
     sys.stdout.write(to_json(content) + "\n")
 
 
-def flat(content: Any, path: str = "") -> list[str]:
-    """`a.b: value` lines of nested mappings."""
+def flat(content: Any, path: str = "", shown: Callable[[Any], str] | None = None) -> list[str]:
+    """`a.b: value` lines of nested mappings; `shown` writes a value; without it large ones, times, stay whole."""
     if isinstance(content, dict):
-        return [line for k, v in content.items() for line in flat(v, f"{path}.{k}" if path else str(k))]
-    if isinstance(content, float):
-        return [f"{path}: {content:.4g}" if abs(content) < 10_000 else f"{path}: {content:.15g}"]  # times stay whole
-    return [f"{path}: {content}"]
+        return [line for k, v in content.items() for line in flat(v, f"{path}.{k}" if path else str(k), shown)]
+    if shown is None and isinstance(content, float):
+        return [f"{path}: {content:.4g}" if abs(content) < 10_000 else f"{path}: {content:.15g}"]
+    return [f"{path}: {content if shown is None else shown(content)}"]
+
+
+def four_digits(value: Any) -> str:
+    """A measured number with four significant digits, `81,230` or `0.01234`; counts, which are whole, as they are."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    rounded = float(f"{value:.4g}") if isinstance(value, float) else value
+    return f"{rounded:,.15g}" if isinstance(value, int) or abs(rounded) >= 1000 else f"{rounded:.4g}"

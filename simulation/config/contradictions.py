@@ -1,12 +1,12 @@
 """What a configuration says that cannot be, or that nobody would look at: every check that single keys cannot make."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from device.errors import ConfigError
-from simulation.config.parts import SplitTable, SyntheticTable
+from simulation.config.parts import SplitTable, SyntheticTable, TrainingBase
 from simulation.config.personal import personal
 from simulation.config.tables import CollaborationTable, DeviceTable, ExperimentConfig
 from simulation.metrics import parse
@@ -18,9 +18,16 @@ def refusals(config: ExperimentConfig) -> Iterator[str]:
         yield 'metrics = []: name one at least, for example metrics = ["ndcg@10", "hr@10"]'
     for name in config.metrics:
         yield from refusal(partial(parse, name))
-    own = [config.cloud.personalizer.training] if config.cloud.personalizer else []
-    for table in (config.cloud.training, config.device.training, *own):
-        yield from refusal(table.options)
+    tables = {"cloud": config.cloud.training, "device": config.device.training}
+    if config.cloud.personalizer:
+        tables["cloud.personalizer"] = config.cloud.personalizer.training
+    yield from untrainable(tables)
+
+
+def untrainable(tables: Mapping[str, TrainingBase]) -> Iterator[str]:
+    """What is wrong with the values of trainings, by the table that holds each."""
+    for where, table in tables.items():
+        yield from (f"[{where}.training] {line.removeprefix('training: ')}" for line in refusal(table.options))
 
 
 def refusal(make: Callable[[], Any]) -> Iterator[str]:

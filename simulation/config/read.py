@@ -2,9 +2,9 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic import BaseModel
@@ -12,6 +12,14 @@ from pydantic import BaseModel
 from device.errors import ConfigError
 from simulation.config.contradictions import contradictions, refusals
 from simulation.config.tables import ExperimentConfig
+from simulation.config.wording import problems
+
+WANTED = {
+    "policies": ("run or sweep", "run, sweep and lag want [[policies]], see configs/quickstart.toml"),
+    "methods": ("devices", "devices wants [[methods]], see configs/devices-beauty.toml"),
+    "models": ("evaluate", "evaluate wants [[models]], see configs/reference-beauty.toml"),
+}
+"""By the list that makes a file one of theirs: which commands read it, and what they say to other files."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -19,7 +27,26 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
 
     Raises ConfigError naming file, place, value and the nearest right word.
     """
-    return check(read_toml(path, overrides), ExperimentConfig, str(path))
+    tables = read_toml(path, overrides)
+    refuse_other(tables, "policies", str(path))
+    return check(tables, ExperimentConfig, str(path))
+
+
+def refuse_other(tables: dict[str, Any], wanted: str, place: str) -> None:
+    """ConfigError for a file of another command: one that lacks the list `wanted`, a key of WANTED, and has another's.
+
+    A file of none of the lists is taken for an experiment's, if it says anything of cloud or devices.
+    """
+    lists = [key for key in WANTED if key in tables or (key == "policies" and "policy" in table_of(tables, "device"))]
+    found = lists or ["policies"] * bool(tables.keys() & {"cloud", "device", "sweep"})
+    if found and wanted not in found:
+        raise ConfigError(f"{place}: this is a file for {WANTED[found[0]][0]}; {WANTED[wanted][1]}")
+
+
+def table_of(tables: dict[str, Any], key: str) -> dict[str, Any]:
+    """A table, empty where it is none."""
+    found = tables.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -75,33 +102,3 @@ def check(tables: dict[str, Any], kind: type[Checked], place: str) -> Checked:
     for line in [*refusals(config), *contradictions(config)] if isinstance(config, ExperimentConfig) else []:
         raise ConfigError(f"{place}: {line}")
     return config
-
-
-def problems(error: pydantic.ValidationError, kind: type[BaseModel]) -> Iterator[str]:
-    """One line per problem: place, value, what was expected."""
-    for problem in error.errors():
-        *table, key = [str(part) for part in problem["loc"]]
-        where = f"[{'.'.join(table)}] " if table else ""
-        if problem["type"] == "extra_forbidden":
-            known = [f.alias or n for n, f in fields_at(kind, table).items()]
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            yield f"{where}unknown key {key!r}; " + (
-                f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            )
-        elif problem["type"] == "missing":
-            yield f"{where}{key!r} is missing"
-        else:
-            yield f"{where}{key} = {problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-
-
-def fields_at(kind: type[BaseModel], table: Sequence[str]) -> dict[str, pydantic.fields.FieldInfo]:
-    """The fields of the table at a path of names and list numbers."""
-    here: Any = kind
-    for part in table:
-        if part.isdigit():
-            continue
-        annotation = here.model_fields[part].annotation
-        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        here = inner[0]
-    fields: dict[str, pydantic.fields.FieldInfo] = here.model_fields
-    return fields

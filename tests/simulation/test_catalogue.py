@@ -57,7 +57,7 @@ def test_every_path_is_one_that_a_configuration_can_name() -> None:
 
 def test_every_entry_says_what_it_is() -> None:
     for entry in entries():
-        assert entry.keys() == {"kind", "class", "options", "about"}
+        assert entry.keys() == {"kind", "class", "options", "about", "models"}
         assert entry["about"] != "no docstring"
         assert len(entry["about"].split()) >= 4, entry
         assert "\n" not in entry["about"]
@@ -68,6 +68,20 @@ def test_options_are_those_that_a_table_may_set() -> None:
     assert sasrec == ["width=32", "blocks=2", "heads=2", "length=50", "dropout=0.2"]  # n_items is told by the data
     assert listed("policy")["device.policy:Every"]["options"] == ["steps=None"]
     assert listed("generator")["cloud.generators.floors:Markov"]["options"] == []
+
+
+def test_a_personalizer_names_the_models_that_it_goes_on_from() -> None:
+    found = listed("personalizer")
+    assert {path.partition(":")[2]: entry["models"] for path, entry in found.items()} == {
+        "Cki": ["device.models.sasrec:SASRec"],
+        "Diet": ["device.models.masked:MaskedHead", "device.models.masked:MaskedSASRec"],
+        "Duet": ["device.models.sasrec:SASRec"],
+        "ForwardOFA": ["device.models.assembled:Assembled"],
+        "Solid": ["device.models.sasrec:SASRec"],
+    }
+    for entry in found.values():
+        assert not {"backbone", "device"} & set(entry["options"])  # no key of a table
+    assert not [entry for entry in entries() if entry["models"] and entry["kind"] != "personalizer"]
 
 
 def test_defaults_are_values_that_can_be_written() -> None:
@@ -111,6 +125,7 @@ def test_installed_packages_announce_their_own(installed: None) -> None:
         "class": "lab_policies:Nightly",
         "options": ["hour=3"],
         "about": "Asks at night, when the network sleeps.",
+        "models": [],
     }
     assert found["lab_policies:Gone"]["about"].startswith("cannot be imported: AttributeError")
     assert "device.policy:Never" in found

@@ -9,7 +9,7 @@ from tiny import TOML, only_object, refused, tandemrec, written
 
 from device.consistency import measure
 from simulation.commands import catalogue
-from simulation.commands.output import flat
+from simulation.commands.output import flat, four_digits
 from simulation.config.reference import reference
 from simulation.network import link
 from simulation.runs import REPORT, Run
@@ -60,6 +60,28 @@ def test_compare_says_what_it_cannot(tiny_run: Path, tmp_path: Path) -> None:
     assert unknown.code == 1
     assert "ndcg@7" in unknown.err
     assert "ndcg@10" in unknown.err  # what there is
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("table.md", "made by `tandemrec devices`, not a run; no command reads it: its tables are in table.md"),
+        ("results.md", "made by `tandemrec lag` or `evaluate`, not a run; no command reads it"),
+    ],
+)
+def test_folders_that_nobody_reads_are_told_by_their_makers(file: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("")
+    for command in ("compare", "report"):
+        said = tandemrec(command, tmp_path)
+        assert (said.code, said.out) == (1, "")
+        assert f"{tmp_path}: {told}" in said.err
+        said = tandemrec(command, tmp_path / file)
+        assert f"{tmp_path / file}: a file, not a run folder; name the folder that `tandemrec run` made" in said.err
+
+
+def test_a_sweep_is_not_exported(tmp_path: Path) -> None:
+    (tmp_path / "cells.parquet").write_text("")
+    assert f"{tmp_path}: made by `tandemrec sweep`, not a run" in tandemrec("export", tmp_path).err
 
 
 def test_report_is_rebuilt_from_the_files(tiny_run: Path, tmp_path: Path) -> None:
@@ -123,6 +145,9 @@ def test_check_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     sys.modules.pop("often_policy")
 
 
+DUET = ("personalizer", "cloud.personalizers.duet:Duet")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -131,6 +156,26 @@ def test_check_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["policy", "device.policy:Nver"], "did you mean 'Never'?"),
         (["policy", "device.policy:Every", "--set", "stps=2"], "did you mean 'steps'?"),
         (["policy", "device.policy:Every", "--set", "steps=often"], "steps = 'often' is a str; expected int"),
+        (
+            ["policy", "device.policy:Every", "--set", "class=3"],
+            "--set class=3: device.policy:Every is what is checked",
+        ),
+        ([*DUET], "goes on from a trained model; add --set model.class=device.models.sasrec:SASRec"),
+        ([*DUET, "--set", "model.width=8"], "add --set model.class=device.models.sasrec:SASRec"),
+        ([*DUET, "--set", "model=SASRec"], "add --set model.class=device.models.sasrec:SASRec"),
+        ([*DUET, "--set", "model.class=3"], '--set model: class = 3: expected a text in quotes, "3"'),
+        (
+            [*DUET, "--set", "model.class=device.models.gru4rec:GRU4Rec"],
+            "goes on from device.models.sasrec:SASRec, found GRU4Rec; use --set model.class=device.models.",
+        ),
+        (
+            ["personalizer", "cloud.personalizers.diet:Diet"],
+            "--set model.class=device.models.masked:MaskedHead or --set model.class=device.models.masked:MaskedSASRec",
+        ),
+        (
+            ["personalizer", "personal_parts:Coded", "--set", "model.class=device.models.sasrec:SASRec"],
+            "personal_parts:Coded takes no backbone or device; take --set model out",
+        ),
     ],
 )
 def test_check_refuses_what_it_cannot_make(words: list[str], told: str) -> None:
@@ -152,6 +197,14 @@ def test_export_writes_files_that_agree_with_torch(workshop: Path, tiny_run: Pat
     assert fp32["max_difference"] < 1e-5 < int8["max_difference"] < 0.1
     assert fp32["top10_overlap"] == 1
     assert int8["top10_overlap"] > 0.7
+    installed = only_object(said.out)["installed_bytes"]
+    ledger = Run.open(tiny_run).ledger
+    assert set(ledger.loc[ledger["kind"] == "install", "nbytes"]) == {installed}
+    told = tandemrec(*words)
+    assert (
+        f"A device of tier 'phone' installs {installed:,} bytes in this run, fp32.onnx has {fp32['nbytes']:,}: an ONNX "
+        "file also holds the graph, and the item table in full.\n"
+    ) in told.out
 
 
 def test_export_names_the_tiers(workshop: Path, tiny_run: Path, tmp_path: Path) -> None:
@@ -221,6 +274,44 @@ def test_times_are_not_rounded_and_shares_are() -> None:
         "density: 0.8333",
         "users: 12345678",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (81234.5678, "81,230"),
+        (1234.5, "1,234"),
+        (0.0123456, "0.01235"),
+        (2.5, "2.5"),
+        (1.2345e-7, "1.235e-07"),
+        (80_001, "80,001"),
+        (True, "True"),
+        ("SASRec", "SASRec"),
+    ],
+)
+def test_what_was_measured_is_shown_with_four_digits(value: object, told: str) -> None:
+    assert four_digits(value) == told
+    assert flat({"a": {"b": value}}, shown=four_digits) == [f"a.b: {told}"]
+
+
+def test_bench_rounds_for_the_eye_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simulation.bench import engine
+
+    measured = {"devices": 12_345, "ratio": 1.23456789, "run_steps_per_s": 81234.5678}
+    monkeypatch.setitem(engine.BENCHMARKS, "engine", lambda say: measured)
+    assert tandemrec("bench", "engine").out.splitlines() == [
+        "devices: 12,345",
+        "ratio: 1.235",
+        "run_steps_per_s: 81,230",
+    ]
+    assert only_object(tandemrec("bench", "engine", "--json").out) == measured
+
+
+def test_bench_says_what_each_benchmark_measures() -> None:
+    from simulation.bench.engine import BENCHMARKS
+
+    said = tandemrec("bench", "--help").out
+    assert all(f" {name}: " in said for name in BENCHMARKS)
 
 
 def test_data_is_inspected_and_converted(tmp_path: Path) -> None:

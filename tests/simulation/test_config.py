@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from simulation.config.read import check, load_config, read_toml
 from simulation.config.study import load_study
 from simulation.config.tables import ExperimentConfig
 from simulation.devices.methods import try_methods
-from simulation.evaluate import EvaluationConfig
+from simulation.evaluate import EvaluationConfig, load_evaluation
 from simulation.objects import make_links, make_policy, tiers
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
@@ -170,21 +170,123 @@ def test_an_unknown_key_names_file_table_and_nearest_word(more: str, words: str,
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ("[cloud.training]\nepochs = 'many'", "[cloud.training] epochs = 'many': input should be a valid integer"),
-        ("[cloud.training]\nepochs = 2.5", "[cloud.training] epochs = 2.5: input should be a valid integer"),
-        ("[cloud.training]\nloss = 'half'", "[cloud.training] loss = 'half': input should be 'sampled' or 'full'"),
-        ("[data]\npermute_ids = 1", "[data] permute_ids = 1: input should be a valid boolean"),
-        ("[data.split]\nleave_last = 0", "[data.split] leave_last = 0: input should be greater than or equal to 1"),
-        ("[data.split]\nglobal_time = [0.5]", "[data.split.global_time] '1' is missing"),
-        ("[network]\nloss = 1.0", "[network] loss = 1.0: input should be less than 1"),
-        ("[simulation]\nthreads = '2'", "[simulation] threads = '2': input should be a valid integer"),
-        ("[device.fusion]\nalpha = 1.5", "[device.fusion] alpha = 1.5: input should be less than or equal to 1"),
-        ("[[device.tiers]]\nname = 'a'\nshare = 0", "[device.tiers.0] share = 0: input should be greater than 0"),
+        ("[cloud.training]\nepochs = 'many'", "[cloud.training] epochs = 'many': expected a whole number"),
+        ("[cloud.training]\nepochs = 2.5", "[cloud.training] epochs = 2.5: expected a whole number"),
+        ("[cloud.training]\nloss = 'half'", "[cloud.training] loss = 'half': expected 'sampled' or 'full'"),
+        ("[data]\npermute_ids = 1", "[data] permute_ids = 1: expected true or false"),
+        ("[data.split]\nleave_last = 0", "[data.split] leave_last = 0: expected 1 or more"),
+        ("[data.split]\nglobal_time = [0.5]", "[data.split] global_time = [0.5]: expected 2 values"),
+        ("[network]\nloss = 1.0", "[network] loss = 1.0: expected a number below 1"),
+        ("[simulation]\nthreads = '2'", "[simulation] threads = '2': expected a whole number"),
+        ("[device.fusion]\nalpha = 1.5", "[device.fusion] alpha = 1.5: expected at most 1"),
+        ("[[device.tiers]]\nname = 'a'\nshare = 0", "[device.tiers.0] share = 0: expected a number above 0"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(more: str, words: str, small: Path) -> None:
     lines = refused(changed(small, more=more + "\n"))
     assert lines[0].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("name=3", 'name = 3: expected a text in quotes, "3"'),
+        ("cloud.hide_seen='yes'", "[cloud] hide_seen = 'yes': expected true or false"),
+        ("seed=true", "seed = true: expected a whole number"),
+        ("cloud.pool=70000", "[cloud] pool = 70000: expected at most 65536"),
+        ("metrics='mrr'", "metrics = 'mrr': expected a list, [\"mrr\"]"),
+        ("metrics=[3]", 'metrics.0 = 3: expected a text in quotes, "3"'),
+        ("sweep.request_ratios=[0, 0.5]", "[sweep] request_ratios.0 = 0: expected a number above 0"),
+        ("sweep.seeds=['a']", "[sweep] seeds.0 = 'a': expected a whole number"),
+        ("sweep.seeds=[]", "[sweep] seeds = []: expected 1 or more values"),
+        ("data.split={files=['a', 'b']}", "[data.split] files = ['a', 'b']: expected 3 values"),
+        ("data.split={global_time=[1, 2, 3]}", "[data.split] global_time = [1, 2, 3]: expected 2 values"),
+        ("device.tiers=3", "[device] tiers = 3: expected a list of tables, [[device.tiers]]"),
+        ("cloud.generator='a:B'", "[cloud] generator = 'a:B': expected a table, { class = \"a:B\" }"),
+        ("policies=[3]", 'policies.0 = 3: expected a table, { class = "package.module:Name" }'),
+        ("data.split='last'", "[data] split = 'last': expected a table, its keys: leave_last, validation, min_train, "),
+        ("device.fusion={}", "[device.fusion] 'alpha' is missing; add alpha = ..., a number"),
+        ("cloud={}", "[cloud] 'generator' is missing; add generator = { class = \"package.module:Name\" }"),
+        (
+            "device.items='streamd'",
+            "[device] items = 'streamd': expected 'resident', 'resident-int8' or 'streamed'; did ",
+        ),
+        ("policies.0.price='free'", "[policies.0] price = 'free': expected a number"),
+        ("cloud.training.epochs=-1", "[cloud.training] epochs = -1; expected 0 or more"),
+    ],
+)
+def test_what_was_expected_is_told_in_words_of_the_file(override: str, told: str, small: Path) -> None:
+    (line,) = refused(small, [override])
+    assert line.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("override", "lines"),
+    [
+        ("network.link=3", ['[network] link = 3: expected a text in quotes, "3", or a table, { class = "package.mod']),
+        ("network.link={a=1}", ["[network.link] 'class' is missing; add class = \"package.module:Name\""]),
+        (
+            "device.supernet={negatives='al'}",
+            ["[device.supernet] negatives = 'al': expected a whole number, or 'all'; "],
+        ),
+        ("device.supernet={negatives=0}", ["[device.supernet] negatives = 0: expected 1 or more, or 'all'"]),
+        (
+            "cloud.budget={requests_per_step='x', horizon=9}",
+            ["[cloud.budget] requests_per_step = 'x': expected a number, or a table, { name = value }"],
+        ),
+        (
+            "cloud.budget={requests_per_step={phone='x'}, horizon=9}",
+            ["[cloud.budget.requests_per_step] phone = 'x': expected a number"],
+        ),
+        (
+            "cloud.personalizer={class='a:B', when='always'}",
+            ["[cloud.personalizer] when = 'always': expected 'installation' or 'request', or a table, { every = ... }"],
+        ),
+        (
+            "cloud.personalizer={class='a:B', when={evry=3}}",
+            [
+                "[cloud.personalizer.when] 'every' is missing",
+                "[cloud.personalizer.when] unknown key 'evry'; did you mean 'e",
+            ],
+        ),
+    ],
+)
+def test_of_a_value_of_several_kinds_all_are_told_in_one_line(override: str, lines: list[str], small: Path) -> None:
+    found = refused(small, [override])
+    assert len(found) == len(lines)
+    assert all(line.startswith(told) for line, told in zip(found, lines, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("load", "table", "told"),
+    [
+        (load_config, "methods", "this is a file for devices; run, sweep and lag want [[policies]], see configs/"),
+        (load_config, "models", "this is a file for evaluate; run, sweep and lag want [[policies]], see configs/"),
+        (load_study, "policies", "this is a file for run or sweep; devices wants [[methods]], see configs/devices-"),
+        (
+            load_study,
+            "models",
+            "this is a file for evaluate; devices wants [[methods]], see configs/devices-beauty.toml",
+        ),
+        (load_study, "nothing", "devices wants [[methods]], see configs/devices-beauty.toml"),
+        (load_evaluation, "methods", "this is a file for devices; evaluate wants [[models]], see configs/reference-"),
+    ],
+)
+def test_the_file_of_another_command_is_told_by_that_command(
+    load: Callable[[Path], object], table: str, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text(f"[[{table}]]\nname = 'a'\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: {told}")
+
+
+def test_the_file_of_one_policy_is_that_of_a_run(small: Path) -> None:
+    changed(small, ("[[policies]]", "[device.policy]"))
+    assert load_config(small).all_policies
+    with pytest.raises(ConfigError, match="this is a file for run or sweep"):
+        load_study(small)
 
 
 def test_all_problems_are_told_at_once(small: Path) -> None:
@@ -195,10 +297,19 @@ def test_all_problems_are_told_at_once(small: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "words"),
     [
-        ('[cloud.generator]\nclass = "cloud.generators.floors:Popularity"\n', "'cloud' is missing"),
-        ('class = "cloud.generators.floors:Popularity"\n', "[cloud.generator] 'class' is missing"),
-        ('[device.model]\nclass = "device.models.sasrec:SASRec"\nwidth = 8\n', "'device' is missing"),
-        ('name = "small"\n', "'name' is missing"),
+        (
+            '[cloud.generator]\nclass = "cloud.generators.floors:Popularity"\n',
+            "'cloud' is missing; add a table [cloud]",
+        ),
+        (
+            'class = "cloud.generators.floors:Popularity"\n',
+            "[cloud.generator] 'class' is missing; add class = \"package.module:Name\"",
+        ),
+        (
+            '[device.model]\nclass = "device.models.sasrec:SASRec"\nwidth = 8\n',
+            "'device' is missing; add a table [device]",
+        ),
+        ('name = "small"\n', "'name' is missing; add name = ..., a text in quotes"),
         ('[[policies]]\nclass = "device.policy:Never"\n', "no policy: add [device.policy] or [[policies]]"),
     ],
 )

@@ -1,6 +1,7 @@
 """Subnets from the file to the run folder: one elastic model, trained once, three tiers that install parts of it."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,17 @@ def large(root: Path, folder: Path) -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def prepared(root: Path, folder: Path) -> Prepared:
     return prepare(made(toml()), root, silent)
+
+
+def test_a_supernet_is_introduced_once_for_all_tiers(root: Path, folder: Path) -> None:
+    said: list[str] = []
+    config = made(toml())
+    shelf = shelf_of(config, root, said)
+    for one in (shelf, replace(shelf), replace(shelf, say=said.append)):
+        trained_elastic(config, one, plugin_of(config))
+    assert [line.partition(":")[0] for line in said if line.endswith(" subnets")] == ["supernet ElasticSASRec"]
+    trained_elastic(config, shelf_of(config, root, said), plugin_of(config))  # another run says it again
+    assert len([line for line in said if line.endswith(" subnets")]) == 2
 
 
 def test_the_bytes_of_a_small_subnet(large: torch.nn.Module) -> None:

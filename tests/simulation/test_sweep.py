@@ -331,7 +331,7 @@ def test_vary_makes_a_sweep_per_combination(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("sweep.seeds=[1, 1]", "a value occurs twice"),
-        ("sweep.request_ratios=[1.5]", "less than 1"),
+        ("sweep.request_ratios=[1.5]", "a number below 1"),
         ("policies.0.family='floor'", "for policies without a budget"),
         ("sweep.vary={ cloud = 3 }", "expected a list"),
         ('sweep.vary={ "seed" = [1, 2] }', "cannot be varied"),
